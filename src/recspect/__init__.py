@@ -1,0 +1,1 @@
+"""recspect: look inside deep recommenders."""

@@ -1,0 +1,422 @@
+"""What columns mean: roles, kinds, labels. Everything else in recspect reads a table through a `Schema`.
+
+A role says what a column is *for* (the user, the time, the label); a kind says how a column is *read* as a model input
+(categorical, numeric, ...). A column can have both: `user_id` is usually the user and a categorical field.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+
+from recspect.errors import SchemaError, listing
+
+SCHEMA_FORMAT = 1
+"""Version of the schema file format."""
+
+
+class Kind(StrEnum):
+    """How a column is read as a model input."""
+
+    CATEGORICAL = "categorical"
+    NUMERIC = "numeric"
+    MULTI_VALUED = "multi_valued"
+    SEQUENCE = "sequence"
+    TEXT = "text"
+    IMAGE = "image"
+    VECTOR = "vector"
+
+
+class Role(StrEnum):
+    """What a column is for. `label` may be given to several columns, every other role to one."""
+
+    USER = "user"
+    ITEM = "item"
+    REQUEST = "request"
+    TIME = "time"
+    LABEL = "label"
+    SCORE = "score"
+    POSITION = "position"
+    PROPENSITY = "propensity"
+    WEIGHT = "weight"
+    ARM = "arm"
+
+
+Side = Literal["user", "item", "context"]
+Scaling = Literal["standardise", "quantile", "log"]
+TimeUnit = Literal["s", "ms", "us", "ns", "days", "row"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """One input of a model.
+
+    Args:
+        name: Column name.
+        kind: How it is read.
+        side: Whether it describes the user, the item or the context; lists are built by pairing user and context fields
+            with every item's fields, so this must be right wherever lists are examined.
+        minimum_count: Categories seen fewer times in training share one "rare" id. At least 1.
+        hash_buckets: When given, ids are hashed into so many rows instead of being listed in a vocabulary.
+        scaling: For numeric fields: `standardise` (mean 0, deviation 1), `quantile` (bucket ids of equal counts) or
+            `log` (sign(x) ln(1+|x|), then standardised).
+        quantile_buckets: Number of buckets with `scaling="quantile"`.
+        max_length: For multi-valued and sequence fields, the number of entries kept (sequences keep the last ones).
+        separator: For multi-valued and sequence columns that arrive as one string, such as "Comedy|Drama".
+        missing: Codes that mean "not known" besides null and NaN, such as -124.
+        time: For features that carry a time of their own: the column that says when the value became known.
+    """
+
+    name: str
+    kind: Kind = Kind.CATEGORICAL
+    side: Side = "context"
+    minimum_count: int = 1
+    hash_buckets: int | None = None
+    scaling: Scaling = "standardise"
+    quantile_buckets: int = 32
+    max_length: int = 50
+    separator: str | None = None
+    missing: tuple[str | int | float, ...] = ()
+    time: str | None = None
+
+    def __post_init__(self) -> None:
+        _set(self, "kind", _choice(Kind, self.kind, f"kind of field '{self.name}'"))
+        _set(self, "missing", tuple(self.missing))
+        _require(bool(self.name), "a field needs a name", "")
+        _require(self.minimum_count >= 1, f"field '{self.name}': minimum_count is {self.minimum_count}", "use 1 or more")
+        _require(
+            self.hash_buckets is None or self.hash_buckets >= 2,
+            f"field '{self.name}': hash_buckets is {self.hash_buckets}",
+            "use 2 or more, or leave it out for a vocabulary",
+        )
+        _require(self.side in ("user", "item", "context"), f"field '{self.name}': side is {self.side!r}",
+                 "sides are 'user', 'item', 'context'")
+        _require(self.scaling in ("standardise", "quantile", "log"), f"field '{self.name}': scaling is {self.scaling!r}",
+                 "scalings are 'standardise', 'quantile', 'log'")
+        _require(self.max_length >= 1, f"field '{self.name}': max_length is {self.max_length}", "use 1 or more")
+        _require(self.quantile_buckets >= 2, f"field '{self.name}': quantile_buckets is {self.quantile_buckets}",
+                 "use 2 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """One thing that happened or did not, or a grade.
+
+    Args:
+        name: Column name.
+        kind: `binary` (trained with cross-entropy) or `graded` (a rating or a dwell time, trained with squared error).
+        positive: For binary labels that are not 0/1: the value that counts as 1, such as "yes".
+        at_least: For binary labels made from grades: 1 where the value is at least this, such as 4 stars.
+    """
+
+    name: str
+    kind: Literal["binary", "graded"] = "binary"
+    positive: str | int | float | bool | None = None
+    at_least: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.kind in ("binary", "graded"), f"label '{self.name}': kind is {self.kind!r}",
+                 "kinds of label are 'binary' and 'graded'")
+        _require(self.positive is None or self.at_least is None,
+                 f"label '{self.name}' has both 'positive' and 'at_least'", "give one of them")
+        _require(self.kind == "binary" or (self.positive is None and self.at_least is None),
+                 f"label '{self.name}' is graded and has 'positive' or 'at_least'",
+                 "these make a binary label: set kind = 'binary'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schema:
+    """What the columns of a table mean. Immutable; equal when equal.
+
+    Args:
+        fields: The inputs of the model, in order.
+        labels: The outcomes; the first is the one that is trained and judged unless another is named.
+        user, item, request, time, score, position, propensity, weight, arm: Column names of these roles, or None.
+        time_unit: Unit of a numeric time column; `row` when it only gives an order.
+        ignored: Columns known and deliberately not used (a leak, a free text).
+        name: What the data is called in reports.
+
+    Raises:
+        SchemaError: A name twice, a role on a column that is also a label, an empty name.
+
+    Example:
+        >>> schema = Schema(user="user_id", item="item_id", labels=[Label(name="click")], fields=[Field(name="user_id")])
+        >>> schema.label.name
+        'click'
+    """
+
+    fields: tuple[Field, ...] = ()
+    labels: tuple[Label, ...] = ()
+    user: str | None = None
+    item: str | None = None
+    request: str | None = None
+    time: str | None = None
+    score: str | None = None
+    position: str | None = None
+    propensity: str | None = None
+    weight: str | None = None
+    arm: str | None = None
+    time_unit: TimeUnit | None = None
+    ignored: tuple[str, ...] = ()
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        _set(self, "fields", tuple(self.fields))
+        _set(self, "labels", tuple(self.labels))
+        _set(self, "ignored", tuple(self.ignored))
+        names = [field.name for field in self.fields]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        _require(not twice, f"fields named more than once: {listing(twice)}", "a field stands for one column")
+        label_names = [label.name for label in self.labels]
+        also_fields = sorted(set(names) & set(label_names))
+        _require(not also_fields, f"columns that are both label and input field: {listing(also_fields)}",
+                 "a model that reads its label predicts nothing; remove them from the fields")
+        also_ignored = sorted(set(self.ignored) & (set(names) | set(label_names)))
+        _require(not also_ignored, f"columns that are both ignored and used: {listing(also_ignored)}",
+                 "remove them from one of the two")
+
+    # ------------------------------------------------------------------ looking up
+
+    @property
+    def label(self) -> Label:
+        """The first label.
+
+        Raises:
+            SchemaError: There is none.
+        """
+        if not self.labels:
+            raise SchemaError("the schema has no label", hint="Schema(labels=[Label(name='click')])")
+        return self.labels[0]
+
+    @property
+    def field_names(self) -> tuple[str, ...]:
+        """Names of the input fields, in order."""
+        return tuple(field.name for field in self.fields)
+
+    def field(self, name: str) -> Field:
+        """The field of that name.
+
+        Raises:
+            SchemaError: There is none.
+        """
+        for field in self.fields:
+            if field.name == name:
+                return field
+        raise SchemaError(f"the schema has no field {name!r}; fields: {listing(self.field_names)}",
+                          hint="add it under [fields] of the schema file")
+
+    def column(self, role: Role | str) -> str | None:
+        """The column that has the role, or None. For `label`, the first label's column."""
+        role = _choice(Role, role, "role")
+        if role is Role.LABEL:
+            return self.labels[0].name if self.labels else None
+        value: str | None = getattr(self, role.value)
+        return value
+
+    def require(self, role: Role | str) -> str:
+        """The column that has the role.
+
+        Raises:
+            SchemaError: No column has it.
+        """
+        column = self.column(role)
+        if column is None:
+            role = Role(role)
+            example = "labels=[Label(name='click')]" if role is Role.LABEL else f"{role.value}='...'"
+            raise SchemaError(f"the schema has no column with role '{role.value}'", hint=f"Schema({example})")
+        return column
+
+    @property
+    def roles(self) -> dict[Role, str]:
+        """Role to column, for the roles that are given (label: the first)."""
+        return {role: column for role in Role if (column := self.column(role)) is not None}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column the schema names, without repeats and without the ignored ones."""
+        named = [*self.field_names, *(label.name for label in self.labels), *self.roles.values(),
+                 *(field.time for field in self.fields if field.time)]
+        return tuple(dict.fromkeys(named))
+
+    # ------------------------------------------------------------------ changing
+
+    def with_roles(self, **roles: str | None) -> Schema:
+        """A copy with these roles set."""
+        known = {role.value for role in Role} - {"label"}
+        unknown = sorted(set(roles) - known)
+        _require(not unknown, f"no such role: {listing(unknown)}", f"roles: {listing(sorted(known))}")
+        return replace(self, **roles)  # type: ignore[arg-type]
+
+    def with_label(self, name: str) -> Schema:
+        """A copy in which the label of that name comes first (is the one trained and judged)."""
+        chosen = [label for label in self.labels if label.name == name]
+        if not chosen:
+            raise SchemaError(f"the schema has no label {name!r}; labels: {listing(label.name for label in self.labels)}",
+                              hint="add it under [[labels]] of the schema file")
+        return replace(self, labels=(*chosen, *(label for label in self.labels if label.name != name)))
+
+    def without_fields(self, names: Iterable[str]) -> Schema:
+        """A copy without these input fields; they move to `ignored`."""
+        gone = {self.field(name).name for name in names}
+        return replace(self, fields=tuple(f for f in self.fields if f.name not in gone),
+                       ignored=(*self.ignored, *sorted(gone - set(self.ignored))))
+
+    # ------------------------------------------------------------------ files
+
+    @classmethod
+    def read(cls, path: str | Path) -> Schema:
+        """Read a schema from a `.toml`, `.yaml`, `.yml` or `.json` file.
+
+        Raises:
+            SchemaError: The file is missing, not of its format, or names unknown settings.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise SchemaError(f"no schema file at {path}", hint=f"recspect schema init DATA > {path.name}")
+        text = path.read_text(encoding="utf-8")
+        try:
+            if path.suffix in (".yaml", ".yml"):
+                import yaml
+
+                content = yaml.safe_load(text)
+            elif path.suffix == ".json":
+                content = json.loads(text)
+            else:
+                content = tomllib.loads(text)
+        except (ValueError, tomllib.TOMLDecodeError) as error:
+            raise SchemaError(f"{path} is not valid {path.suffix.lstrip('.') or 'TOML'}: {error}") from None
+        except Exception as error:  # yaml's errors share no base with ValueError
+            raise SchemaError(f"{path} is not valid YAML: {error}") from None
+        if not isinstance(content, dict):
+            raise SchemaError(f"{path} holds {type(content).__name__}, not a table of settings",
+                              hint="see docs/schema.md for an example")
+        return cls.from_mapping(content, where=str(path))
+
+    @classmethod
+    def from_mapping(cls, content: Mapping[str, Any], *, where: str = "schema") -> Schema:
+        """Build a schema from plain data: keys `schema`, `roles`, `labels`, `fields`, `ignored`, `name`, `time_unit`.
+
+        Raises:
+            SchemaError: Unknown keys or values, with the choices.
+        """
+        known = {"schema", "name", "roles", "labels", "fields", "ignored", "time_unit"}
+        unknown = sorted(set(content) - known)
+        _require(not unknown, f"{where}: unknown setting {listing(unknown)}", f"settings: {listing(sorted(known))}")
+        version = content.get("schema", SCHEMA_FORMAT)
+        _require(version == SCHEMA_FORMAT, f"{where}: schema format {version!r}, this recspect reads {SCHEMA_FORMAT}",
+                 "upgrade recspect, or write the file anew with `recspect schema init`")
+        roles = dict(content.get("roles", {}))
+        role_names = {role.value for role in Role} - {"label"}
+        unknown = sorted(set(roles) - role_names)
+        _require(not unknown, f"{where}: unknown role {listing(unknown)}",
+                 f"roles: {listing(sorted(role_names))}; labels have a list of their own")
+        labels = [_from_entry(Label, entry, where=f"{where}: labels") for entry in _as_list(content.get("labels", []))]
+        inputs = content.get("fields", {})
+        entries = (
+            [{"name": name, **({"kind": entry} if isinstance(entry, str) else dict(entry))}
+             for name, entry in inputs.items()]
+            if isinstance(inputs, Mapping) else [dict(entry) for entry in inputs]
+        )
+        built = [_from_entry(Field, entry, where=f"{where}: fields") for entry in entries]
+        return cls(fields=tuple(built), labels=tuple(labels), ignored=tuple(content.get("ignored", ())),
+                   name=str(content.get("name", "")), time_unit=content.get("time_unit"), **roles)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain data that `from_mapping` reads back to an equal schema."""
+        content: dict[str, Any] = {"schema": SCHEMA_FORMAT}
+        if self.name:
+            content["name"] = self.name
+        if self.time_unit:
+            content["time_unit"] = self.time_unit
+        if self.ignored:
+            content["ignored"] = list(self.ignored)
+        content["roles"] = {role.value: column for role, column in self.roles.items() if role is not Role.LABEL}
+        content["labels"] = [_to_entry(label) for label in self.labels]
+        content["fields"] = {}
+        for field in self.fields:
+            entry = _to_entry(field)
+            del entry["name"]
+            entry.setdefault("kind", field.kind.value)
+            content["fields"][field.name] = entry["kind"] if set(entry) == {"kind"} else entry
+        return content
+
+    def to_toml(self) -> str:
+        """The schema as the text of a TOML file."""
+        content = self.to_mapping()
+        lines = [f"{key} = {_toml(content[key])}" for key in ("schema", "name", "time_unit", "ignored") if key in content]
+        lines += ["", "[roles]", *(f"{key} = {_toml(value)}" for key, value in content["roles"].items())]
+        for label in content["labels"]:
+            lines += ["", "[[labels]]", *(f"{key} = {_toml(value)}" for key, value in label.items())]
+        lines += ["", "[fields]", *(f"{_toml_key(key)} = {_toml(value)}" for key, value in content["fields"].items())]
+        return "\n".join(lines) + "\n"
+
+
+# ---------------------------------------------------------------------- details
+
+
+def _set(target: object, name: str, value: object) -> None:
+    object.__setattr__(target, name, value)
+
+
+def _require(condition: bool, message: str, hint: str) -> None:
+    if not condition:
+        raise SchemaError(message, hint=hint)
+
+
+def _choice(enumeration: type[Any], value: object, what: str) -> Any:
+    try:
+        return enumeration(value)
+    except ValueError:
+        raise SchemaError(f"{what} is {value!r}", hint=f"choices: {listing(e.value for e in enumeration)}") from None
+
+
+def _as_list(value: object) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _from_entry(target: type[Any], entry: object, *, where: str) -> Any:
+    if isinstance(entry, str):
+        return target(name=entry)
+    if not isinstance(entry, Mapping):
+        raise SchemaError(f"{where}: {entry!r} is neither a name nor a table of settings")
+    known = {field.name for field in fields(target)}
+    unknown = sorted(set(entry) - known)
+    _require(not unknown, f"{where}: unknown setting {listing(unknown)}", f"settings: {listing(sorted(known))}")
+    _require("name" in entry, f"{where}: an entry without 'name': {dict(entry)!r}", "add name = \"...\"")
+    try:
+        return target(**entry)
+    except TypeError as error:
+        raise SchemaError(f"{where}: {error}") from None
+
+
+def _to_entry(value: Field | Label) -> dict[str, Any]:
+    entry: dict[str, Any] = {}
+    for spec in fields(value):
+        setting = getattr(value, spec.name)
+        if spec.name == "name" or setting != spec.default:
+            if isinstance(setting, StrEnum):
+                setting = setting.value
+            entry[spec.name] = list(setting) if isinstance(setting, tuple) else setting
+    return entry
+
+
+def _toml_key(key: str) -> str:
+    bare = key.isascii() and key.replace("_", "").replace("-", "").isalnum()
+    return key if bare else json.dumps(key, ensure_ascii=False)
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_toml_key(str(k))} = {_toml(v)}" for k, v in value.items()) + " }"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    return repr(value)
