@@ -387,7 +387,7 @@ def _from_entry(target: type[Any], entry: object, *, where: str) -> Any:
     known = {field.name for field in fields(target)}
     unknown = sorted(set(entry) - known)
     _require(not unknown, f"{where}: unknown setting {listing(unknown)}", f"settings: {listing(sorted(known))}")
-    _require("name" in entry, f"{where}: an entry without 'name': {dict(entry)!r}", "add name = \"...\"")
+    _require("name" in entry, f"{where}: an entry without 'name': {dict(entry)!r}", 'add name = "..."')
     try:
         return target(**entry)
     except TypeError as error:

@@ -61,7 +61,7 @@ class Estimate:
 
 def significant_digits(value: float, error: float | None = None) -> int:
     """Decimals worth showing: two digits of the error, or three significant digits of the value without one."""
-    scale = error if error else abs(value) / 10
+    scale = error or abs(value) / 10
     if not scale or not math.isfinite(scale):
         return 0 if value == int(value) else 3
     return max(0, min(8, 1 - math.floor(math.log10(scale))))
