@@ -1,0 +1,121 @@
+"""From a table to tensors: fitted on training rows only, then the same for every row.
+
+    transform = FeatureTransform.fit(schema, training_rows)
+    encoded = transform.transform(any_rows)      # one tensor per field
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from recspect.diagnosis.batch import Batch
+from recspect.errors import DataError, RunError, SchemaError
+from recspect.features.encoded import Encoded, InputSize
+from recspect.features.encoders import AnyEncoder, encoder_of
+from recspect.schema import Schema
+
+FEATURES_FORMAT = 1
+"""Version of `features.json`."""
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureTransform:
+    """The fitted encoders of all fields, in the schema's order.
+
+    Args:
+        schema: The schema it was fitted with; its fields decide what is read.
+        encoders: Field to encoder.
+    """
+
+    schema: Schema
+    encoders: Mapping[str, AnyEncoder]
+
+    @classmethod
+    def fit(cls, schema: Schema, batch: Batch) -> FeatureTransform:
+        """Learn vocabularies, means and buckets from training rows.
+
+        Raises:
+            SchemaError: No fields, or a field of a kind that needs an encoder (text, image).
+            DataError: A column is missing or of the wrong type, or there are no rows.
+        """
+        if not schema.fields:
+            raise SchemaError("the schema has no input fields", hint="list the columns that the model may read under [fields]")
+        if batch.rows == 0:
+            raise DataError("no rows to learn features from", hint="check the split and the filters")
+        return cls(schema, {field.name: encoder_of(field).fit(field, batch) for field in schema.fields})
+
+    @property
+    def sizes(self) -> tuple[InputSize, ...]:
+        """What a model must hold per field, in order."""
+        return tuple(encoder.size for encoder in self.encoders.values())
+
+    def transform(self, batch: Batch) -> Encoded:
+        """Rows as tensors, with the share of unknown and of missing values per field.
+
+        Raises:
+            DataError: A column is missing or of another type than in training.
+        """
+        ids, numbers, unknown, missing = {}, {}, {}, {}
+        for name, encoder in self.encoders.items():
+            encoding = encoder.encode(batch)
+            target = numbers if encoder.size.form == "numbers" else ids
+            target[name] = torch.from_numpy(np.ascontiguousarray(encoding.values))
+            unknown[name], missing[name] = encoding.unknown_share, encoding.missing_share
+        return Encoded(ids, numbers, batch.rows, unknown, missing)
+
+    def save(self, folder: str | Path) -> None:
+        """Write `features.json` and `features.safetensors`, each atomically."""
+        folder = Path(folder)
+        entries: list[dict[str, Any]] = []
+        arrays: dict[str, Any] = {}
+        for number, (name, encoder) in enumerate(self.encoders.items()):
+            settings, tables = encoder.state()
+            entries.append({"name": name, "encoder": type(encoder).__name__, "settings": settings})
+            arrays.update({f"{number}/{key}": np.ascontiguousarray(table) for key, table in tables.items()})
+        content = {"format": "recspect-features", "version": FEATURES_FORMAT,
+                   "schema": self.schema.to_mapping(), "fields": entries}
+        _write(folder / "features.safetensors", save(arrays))
+        _write(folder / "features.json", (json.dumps(content, ensure_ascii=True, indent=1) + "\n").encode())
+
+    @classmethod
+    def load(cls, folder: str | Path) -> FeatureTransform:
+        """Read what `save` wrote.
+
+        Raises:
+            RunError: A file is missing, damaged or of a newer version.
+        """
+        folder = Path(folder)
+        try:
+            content = json.loads((folder / "features.json").read_text(encoding="utf-8"))
+            arrays = load_file(folder / "features.safetensors")
+            if content["format"] != "recspect-features" or content["version"] != FEATURES_FORMAT:
+                raise RunError(f"{folder / 'features.json'} has format {content['format']!r} version {content['version']!r}, "
+                               f"this recspect reads version {FEATURES_FORMAT}", hint="upgrade recspect")
+            schema = Schema.from_mapping(content["schema"], where=str(folder / "features.json"))
+            encoders: dict[str, AnyEncoder] = {}
+            for number, entry in enumerate(content["fields"]):
+                field = schema.field(entry["name"])
+                own = {key.split("/", 1)[1]: table for key, table in arrays.items() if key.startswith(f"{number}/")}
+                encoders[field.name] = encoder_of(field).from_state(field, entry["settings"], own)
+        except FileNotFoundError as error:
+            raise RunError(f"no fitted features in {folder}: {Path(error.filename).name} is missing",
+                           hint="was the folder written by `recspect train`?") from None
+        except (ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise RunError(f"the fitted features in {folder} are damaged: {error!r}", hint="train anew") from None
+        return cls(schema, encoders)
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)  # noqa: PTH105 - same call as Path.replace, says that it is atomic

@@ -1,0 +1,107 @@
+"""How a model is trained: every setting, with its unit, in one value that goes into `run.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from recspect.errors import RunError, UsageError
+from recspect.models.config import ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Settings of one training run. The defaults were chosen on KuaiRand-Pure (click, time split); see docs of `train`.
+
+    Args:
+        model: Which model, and its size.
+        maximum_epochs: Passes over the training rows at most.
+        patience_epochs: Stop after so many epochs in a row without a better validation value.
+        select_by: What the best epoch is chosen by: `auc` (binary labels only) or `loss`; by default AUC for binary and
+            loss for graded labels. Always on validation rows, never on test rows.
+        batch_rows: Rows per step.
+        learning_rate: Of Adam, for everything but the embedding tables.
+        table_learning_rate: Of the tables' optimiser.
+        table_optimiser: `rowwise_adagrad` or `sparse_adam`.
+        dense_l2: Weight of |w|^2 / 2 for weight matrices; biases have none.
+        embedding_l2: The same for embedding rows, when they are touched.
+        clip_norm: Largest joint gradient norm; None for no clipping.
+        test_share: Last share of the rows (in time; at random without a time), never used for fitting or selection.
+        validation_share: Last share of the remaining rows, used for early stopping only.
+        split: `time`, `random`, or `auto`: by time where the schema has a time column.
+        observe_every: Steps between two looks at gradients, activations and updates; 0 for none.
+        histograms_every: Steps between two sets of histograms; 0 for none.
+        seed: Of weights, order of rows, dropout and the random split.
+        device: `cpu`, `cuda`, `mps` or `auto`.
+        precision: Of Lightning Fabric: `32-true` or `bf16-mixed`.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    maximum_epochs: int = 10
+    patience_epochs: int = 2
+    select_by: Literal["auc", "loss"] | None = None
+    batch_rows: int = 1024
+    learning_rate: float = 1e-3
+    table_learning_rate: float = 0.01
+    table_optimiser: Literal["rowwise_adagrad", "sparse_adam"] = "rowwise_adagrad"
+    dense_l2: float = 0.0
+    embedding_l2: float = 0.0
+    clip_norm: float | None = None
+    test_share: float = 0.2
+    validation_share: float = 0.05
+    split: Literal["auto", "time", "random"] = "auto"
+    observe_every: int = 50
+    histograms_every: int = 200
+    seed: int = 0
+    device: str = "auto"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+
+    def __post_init__(self) -> None:
+        for name, least in (("maximum_epochs", 1), ("patience_epochs", 1), ("batch_rows", 1), ("observe_every", 0),
+                            ("histograms_every", 0)):
+            if getattr(self, name) < least:
+                raise UsageError(f"training settings: {name} is {getattr(self, name)}, expected {least} or more")
+        for name in ("learning_rate", "table_learning_rate"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"training settings: {name} is {getattr(self, name)}, expected more than 0")
+        for name in ("dense_l2", "embedding_l2"):
+            if not getattr(self, name) >= 0:
+                raise UsageError(f"training settings: {name} is {getattr(self, name)}, expected 0 or more")
+        for name in ("test_share", "validation_share"):
+            if not 0 < getattr(self, name) < 1:
+                raise UsageError(f"training settings: {name} is {getattr(self, name)}, expected between 0 and 1",
+                                 hint="rows are needed to train on, to stop by and to judge by")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise UsageError(f"training settings: clip_norm is {self.clip_norm}, expected more than 0 or None")
+        for name, choices in (("select_by", (None, "auc", "loss")), ("split", ("auto", "time", "random")),
+                              ("table_optimiser", ("rowwise_adagrad", "sparse_adam")),
+                              ("precision", ("32-true", "bf16-mixed"))):
+            if getattr(self, name) not in choices:
+                raise UsageError(f"training settings: {name} is {getattr(self, name)!r}, choices: {choices}")
+        if self.table_optimiser == "sparse_adam" and self.embedding_l2:
+            raise UsageError("training settings: sparse_adam has no embedding_l2", hint="use rowwise_adagrad")
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain data without the model's settings, which `run.json` holds beside it."""
+        content = asdict(self)
+        del content["model"]
+        return content
+
+    @classmethod
+    def from_mapping(cls, content: Mapping[str, Any], model: ModelConfig) -> TrainingConfig:
+        """The inverse of `to_mapping`.
+
+        Raises:
+            RunError: Unknown settings (written by a newer recspect).
+        """
+        return cls(**known(cls, content, "training"), model=model)
+
+
+def known(target: type[Any], content: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """The mapping, after refusing settings that this version does not know."""
+    names = {spec.name for spec in fields(target)}
+    unknown = sorted(set(content) - names)
+    if unknown:
+        raise RunError(f"the run's {what} settings hold {unknown}, which this recspect does not know", hint="upgrade recspect")
+    return dict(content)
