@@ -1,0 +1,24 @@
+"""A probe looks inside the model and adds columns; what it adds is then added up like any other column."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+from recspect.diagnosis.batch import Batch, Column
+
+
+class Probe(ABC):
+    """Adds columns to a batch. Leaves no hook, no gradient and no mode change behind, also after an exception.
+
+    The names of added columns begin with '@', so that they never meet a column of the user's.
+    """
+
+    @abstractmethod
+    def observe(self, batch: Batch) -> Mapping[str, Column]:
+        """The new columns, each with as many rows as the batch."""
+
+    @property
+    @abstractmethod
+    def adds(self) -> tuple[str, ...]:
+        """Names of the columns it adds."""
