@@ -11,9 +11,10 @@ Four forms of column, and no other:
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -78,7 +79,7 @@ class Ragged:
         return np.diff(self.offsets)
 
 
-Column = Union[Array, Categorical, Ragged]
+Column: TypeAlias = Array | Categorical | Ragged
 
 
 class Batch(Mapping[str, Column]):
@@ -231,7 +232,7 @@ def column_from_arrow(column: pa.Array | pa.ChunkedArray) -> Column:
             column = pa.concat_arrays(column.chunks)
     kind = column.type
     if pa.types.is_dictionary(kind):
-        indices = column.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        indices = _to_numpy(column.indices.fill_null(-1))
         return Categorical(indices.astype(np.int64), _objects(column.dictionary.to_pylist()))
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         if pa.types.is_string_view(kind):
@@ -241,36 +242,41 @@ def column_from_arrow(column: pa.Array | pa.ChunkedArray) -> Column:
         return np.full(len(column), np.nan)
     if pa.types.is_boolean(kind):
         if column.null_count:
-            return column.cast(pa.int8()).cast(pa.float64()).to_numpy(zero_copy_only=False)
-        return column.to_numpy(zero_copy_only=False)
+            return _to_numpy(column.cast(pa.int8()).cast(pa.float64()))
+        return _to_numpy(column)
     if pa.types.is_integer(kind):
         if column.null_count:
             bounds = [abs(v) for v in (pc.min(column).as_py(), pc.max(column).as_py()) if v is not None]
             if max(bounds, default=0) >= 2**53:
                 return column_from_arrow(column.dictionary_encode())
-            return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
-        return column.to_numpy(zero_copy_only=False)
+            return _to_numpy(column.cast(pa.float64()))
+        return _to_numpy(column)
     if pa.types.is_floating(kind):
-        return column.to_numpy(zero_copy_only=False)
+        return _to_numpy(column)
     if pa.types.is_decimal(kind):
-        return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        return _to_numpy(column.cast(pa.float64()))
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         if pa.types.is_timestamp(kind) and kind.tz is not None:
             column = column.cast(pa.timestamp(kind.unit, "UTC")).cast(pa.timestamp(kind.unit))
-        return column.cast(pa.timestamp("us")).to_numpy(zero_copy_only=False).astype("datetime64[us]")
+        return _to_numpy(column.cast(pa.timestamp("us"), safe=False)).astype("datetime64[us]")
     if pa.types.is_duration(kind):
-        return column.cast(pa.duration("us")).cast(pa.int64()).cast(pa.float64()).to_numpy(zero_copy_only=False)
+        return _to_numpy(column.cast(pa.duration("us"), safe=False).cast(pa.int64()).cast(pa.float64()))
     if pa.types.is_fixed_size_list(kind) and column.null_count == 0 and pa.types.is_primitive(kind.value_type):
-        flat = column.flatten().to_numpy(zero_copy_only=False)
+        flat = _to_numpy(column.flatten())
         return flat.reshape(len(column), kind.list_size)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
+        lengths = _to_numpy(pc.list_value_length(column).fill_null(0))
         values = column_from_arrow(pc.list_flatten(column))
         if isinstance(values, Ragged) or (isinstance(values, np.ndarray) and values.ndim == 2):
             raise DataError("a column of lists of lists", hint="flatten it before it is read")
         return Ragged(values, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
     raise DataError(f"a column of type {kind}, which has no meaning here",
                     hint="columns hold numbers, booleans, strings, times, or lists of these")
+
+
+def _to_numpy(column: pa.Array) -> Array:
+    array: Array = column.to_numpy(zero_copy_only=False)
+    return array
 
 
 def factorize(column: Array) -> Categorical:
@@ -311,6 +317,7 @@ def _unique(known: Array) -> tuple[Array, Array]:
 
 
 _MERSENNE = 2**31 - 1
+_MISSING_HASH = np.uint64(0xDEAD)
 
 
 def bucket(column: Column, buckets: int) -> NDArray[np.int64]:
@@ -335,18 +342,23 @@ def _bucket_integers(ids: NDArray[np.int64], buckets: int) -> NDArray[np.int64]:
     folded = np.abs(ids % _MERSENNE)
     mixed = (folded * 48271 + 11) % _MERSENNE
     mixed = (mixed * (mixed % 32749 + 1)) % _MERSENNE
-    return mixed * buckets // _MERSENNE
+    which: NDArray[np.int64] = mixed * buckets // _MERSENNE
+    return which
 
 
 def hash_values(values: Array) -> NDArray[np.uint64]:
-    """A 64-bit hash of each value, the same in every process. Whole numbers hash alike whatever their type."""
+    """A 64-bit hash of each value, the same in every process.
+
+    Whole numbers hash alike whatever their type, and missing ones (NaN, NaT) as a missing category does in `hash_rows`.
+    """
     if values.dtype.kind == "M":
-        values = values.astype("datetime64[us]").astype(np.int64)
+        times = values.astype("datetime64[us]").astype(np.int64)
+        return np.where(np.isnat(values), _MISSING_HASH, _mix(times.view(np.uint64)))
     if values.dtype.kind == "f":
         whole = (values == np.floor(values)) & (np.abs(values) < 2**53)
         as_integer = np.where(whole, values, 0).astype(np.int64).view(np.uint64)
         as_bits = (values.astype(np.float64) + 0.0).view(np.uint64) ^ np.uint64(0x5851F42D4C957F2D)
-        return _mix(np.where(whole, as_integer, as_bits))
+        return np.where(np.isnan(values), _MISSING_HASH, _mix(np.where(whole, as_integer, as_bits)))
     if values.dtype.kind in "iub":
         return _mix(values.astype(np.int64).view(np.uint64))
     digest = hashlib.blake2b
@@ -371,7 +383,7 @@ def hash_rows(batch: Batch, names: Sequence[str]) -> NDArray[np.uint64]:
                 total = np.concatenate([[np.uint64(0)], np.cumsum(entry, dtype=np.uint64)])
                 parts = [total[column.offsets[1:]] - total[column.offsets[:-1]]]
             elif isinstance(column, Categorical):
-                parts = [np.append(hash_values(column.values), [np.uint64(0xDEAD)])[column.codes]]
+                parts = [np.append(hash_values(column.values), [_MISSING_HASH])[column.codes]]
             else:
                 parts = [hash_values(column)]
             for part in parts:
@@ -402,7 +414,7 @@ def describe(column: Column) -> str:
 
 
 def _is_missing(value: object) -> bool:
-    return value is None or (isinstance(value, float) and value != value)
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _objects(values: Sequence[Any]) -> Array:

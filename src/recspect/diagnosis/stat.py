@@ -10,6 +10,7 @@ Compositions stand for new names: `Weighted(stat, by=...)`, `Bucketed(stat, by=.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -43,6 +44,18 @@ class Summary(ABC):
 
 
 S = TypeVar("S", bound=Summary)
+
+
+class Setting:
+    """A part of a stat's description that is more than a number or a word, such as a ranking measure.
+
+    Subclasses are frozen keyword-only dataclasses, registered by name so that a stored tally can name them.
+    """
+
+    registry: ClassVar[dict[str, type[Setting]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        Setting.registry[cls.__name__] = cls
 
 
 class Stat(ABC, Generic[S]):
@@ -214,7 +227,7 @@ def _t_quantile(level: float, freedom: int) -> float:
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
-    return z + sum(term / freedom ** (i + 1) for i, term in enumerate(terms))
+    return z + math.fsum(term / float(freedom) ** (i + 1) for i, term in enumerate(terms))
 
 
 def _normal_quantile(probability: float) -> float:
@@ -352,6 +365,8 @@ class Grouped(Stat[GroupedSummary]):
         return GroupedSummary({}, self.stat.zero(), self.capacity)
 
     def summarize(self, batch: Batch, weight: Weights = None) -> GroupedSummary:
+        if weight is not None and not weight.all():  # a category of weight 0 is absent, it must not take up capacity
+            batch, weight = batch.take(np.flatnonzero(weight)), weight[weight > 0]
         column = batch.categories(self.by)
         parts: dict[str, Any] = {}
         rest = self.stat.zero()
@@ -363,7 +378,8 @@ class Grouped(Stat[GroupedSummary]):
             if key == len(column.values) + 1:
                 rest = part
             else:
-                parts["" if key < 0 else category_name(column.values[key])] = part
+                name = "" if key < 0 else category_name(column.values[key])
+                parts[name] = parts[name] + part if name in parts else part  # missing and "" are one category
         return bounded_groups(parts, rest, self.capacity)
 
 
@@ -380,6 +396,6 @@ def _kept_codes(values: Array, capacity: int, codes: Array) -> NDArray[np.bool_]
 
 def category_name(value: Any) -> str:
     """A category as text: whole-number floats without the point, so that 3 and 3.0 are one category."""
-    if isinstance(value, (float, np.floating)) and value == int(value):
+    if isinstance(value, (float, np.floating)) and np.isfinite(value) and value == int(value):
         return str(int(value))
     return str(value)

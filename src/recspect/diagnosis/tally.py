@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import tempfile
 import zipfile
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from recspect.diagnosis.slice import ALL, Slice, Term
-from recspect.diagnosis.stat import Stat, Summary
+from recspect.diagnosis.stat import Setting, Stat, Summary
 from recspect.errors import RunError, Unavailable
 
 TALLY_FORMAT = 1
@@ -77,7 +78,7 @@ class Tally(Mapping[Key, Any]):
         }
         arrays["index"] = np.frombuffer(json.dumps(index).encode(), dtype=np.uint8)
         out = io.BytesIO()
-        np.savez_compressed(out, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+        np.savez_compressed(out, allow_pickle=False, **arrays)
         return out.getvalue()
 
     @classmethod
@@ -127,7 +128,7 @@ class Tally(Mapping[Key, Any]):
 
 
 def _encode(value: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
-    if isinstance(value, (Summary, Stat, Slice, Term)):
+    if isinstance(value, (Summary, Stat, Setting, Slice, Term)):
         assert is_dataclass(value)
         return {"$type": type(value).__name__,
                 **{spec.name: _encode(getattr(value, spec.name), arrays) for spec in fields(value)}}
@@ -147,7 +148,7 @@ def _encode(value: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
         return {"$mapping": [[_encode(key, arrays), _encode(entry, arrays)] for key, entry in value.items()]}
     if isinstance(value, np.generic):
         value = value.item()
-    if isinstance(value, float) and (value != value or abs(value) == float("inf")):
+    if isinstance(value, float) and not math.isfinite(value):
         return {"$float": str(value)}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
@@ -158,7 +159,7 @@ def _decode(value: Any, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Any:
     if not isinstance(value, dict):
         return value
     if "$type" in value:
-        known: dict[str, Any] = {**Summary.registry, **Stat.registry, "Slice": Slice, "Term": Term}
+        known: dict[str, Any] = {**Summary.registry, **Stat.registry, **Setting.registry, "Slice": Slice, "Term": Term}
         name = value["$type"]
         if name not in known:
             raise RunError(f"the tally holds a {name}, which is not known here", hint="import the plug-in that defines it")

@@ -8,9 +8,13 @@ from typing import Any
 
 import narwhals as nw
 import numpy as np
+from numpy.typing import NDArray
 
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.stat import Stat, Summary, Weights
+
+LARGEST = 1e70
+"""Fourth powers of larger values are infinite, so these count as infinite themselves."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class MomentsSummary(Summary):
     Args:
         count: Weight of the finite values.
         missing: Weight of the missing ones (null, NaN).
-        infinite: Weight of the infinite ones.
+        infinite: Weight of those beyond `LARGEST`, infinite or not.
         mean: Mean of the finite values (0 when there are none).
         m2, m3, m4: Sums of powers of deviations from the mean.
         low, high: Smallest and largest finite value (+inf and -inf when there are none).
@@ -88,6 +92,26 @@ class MomentsSummary(Summary):
         return (self.missing + self.infinite) / rows if rows else np.nan
 
 
+def moments_of(values: NDArray[np.float64], weight: Weights = None) -> MomentsSummary:
+    """The moments of an array, shape (rows,); each value counted `weight` times where given."""
+    w = np.ones(len(values)) if weight is None else weight
+    finite = np.abs(values) <= LARGEST
+    absent = np.isnan(values)
+    missing = float(w[absent].sum())
+    infinite = float(w[~finite & ~absent].sum())
+    used = finite & (w > 0)
+    x, w = values[used], w[used]
+    count = float(w.sum())
+    if not count:
+        return MomentsSummary(missing=missing, infinite=infinite)
+    mean = float(x[0] + ((x - x[0]) * w).sum() / count)
+    d = x - mean
+    square = d * d
+    return MomentsSummary(count=count, missing=missing, infinite=infinite, mean=mean, m2=float((w * square).sum()),
+                          m3=float((w * square * d).sum()), m4=float((w * square * square).sum()),
+                          low=float(x.min()), high=float(x.max()))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Moments(Stat[MomentsSummary]):
     """Count, mean, variance, skewness, kurtosis, range, missing share of a numeric column.
@@ -107,22 +131,7 @@ class Moments(Stat[MomentsSummary]):
         return MomentsSummary()
 
     def summarize(self, batch: Batch, weight: Weights = None) -> MomentsSummary:
-        values = batch.numbers(self.column)
-        w = np.ones(len(values)) if weight is None else weight
-        finite = np.isfinite(values)
-        missing = float(w[np.isnan(values)].sum())
-        infinite = float(w[np.isinf(values)].sum())
-        x, w = values[finite], w[finite]
-        x, w = x[w > 0], w[w > 0]
-        count = float(w.sum())
-        if not count:
-            return MomentsSummary(missing=missing, infinite=infinite)
-        mean = float(x[0] + ((x - x[0]) * w).sum() / count)
-        d = x - mean
-        square = d * d
-        return MomentsSummary(count=count, missing=missing, infinite=infinite, mean=mean, m2=float((w * square).sum()),
-                              m3=float((w * square * d).sum()), m4=float((w * square * square).sum()),
-                              low=float(x.min()), high=float(x.max()))
+        return moments_of(batch.numbers(self.column), weight)
 
     def pushdown(self, frame: nw.LazyFrame[Any], *, group: nw.Expr | None = None, weight: str | None = None,
                  ) -> Mapping[Any, MomentsSummary]:
@@ -131,7 +140,7 @@ class Moments(Stat[MomentsSummary]):
         w = nw.lit(1.0) if weight is None else nw.col(weight).cast(nw.Float64)
         known = frame.select(
             x=x, w=w, key=nw.lit(0) if group is None else group,
-        ).with_columns(missing=nw.col("x").is_null() | nw.col("x").is_nan(), infinite=~nw.col("x").is_finite())
+        ).with_columns(missing=nw.col("x").is_null() | nw.col("x").is_nan(), infinite=nw.col("x").abs() > LARGEST)
         known = known.with_columns(
             missing=nw.col("missing").fill_null(True), infinite=nw.col("infinite").fill_null(False) & ~nw.col("missing").fill_null(True),
         )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.stat import Stat, Summary, Weights
+from recspect.diagnosis.stats.counting import weight_sums
 
 OCTAVES = 24
 """Below 2**-25 (3e-8) and above 1 minus that, scores share one bin."""
@@ -78,7 +79,7 @@ class ScoreLabelSummary(Summary):
     def auc_error(self) -> float:
         """Bound of |auc - exact auc|: half the share of pairs that fall into one bin."""
         pairs = self.positive * (self.count - self.positive)
-        return float((self.positives * self.negatives).sum() / 2 / pairs) if pairs else np.nan
+        return float((self.positives * self.negatives).sum()) / 2 / pairs if pairs else np.nan
 
     @property
     def log_loss(self) -> float:
@@ -94,7 +95,7 @@ class ScoreLabelSummary(Summary):
         b = self.base_rate
         if not 0 < b < 1:
             return np.nan
-        return self.log_loss / -(b * np.log(b) + (1 - b) * np.log(1 - b))
+        return self.log_loss / float(-(b * np.log(b) + (1 - b) * np.log(1 - b)))
 
     @property
     def brier(self) -> float:
@@ -159,7 +160,7 @@ class ScoreLabelSummary(Summary):
 
 def bins_for(detail: int) -> int:
     """Number of score bins: two sides of OCTAVES x 2**detail, and one for what is smaller on each side."""
-    return 2 * (OCTAVES * 2**detail + 1)
+    return 2 * (OCTAVES * int(2**detail) + 1)
 
 
 def _detail_of(bins: int) -> int:
@@ -222,14 +223,14 @@ class ScoreLabel(Stat[ScoreLabelSummary]):
         with np.errstate(invalid="ignore"):
             valid = (p >= 0) & (p <= 1) & ((y == 0) | (y == 1))
         invalid = float(w[~valid].sum())
-        if invalid or not len(p):
+        if not valid.all():  # also rows of weight 0: 0 x NaN is NaN
             p, y, w = p[valid], y[valid], w[valid]
         bins, size = bin_of(p, self.detail), bins_for(self.detail)
         clipped = np.clip(p, _CLIP, 1 - _CLIP)
         right = np.where(y == 1, clipped, 1 - clipped)
         return ScoreLabelSummary(
-            positives=np.bincount(bins, w * y, size), negatives=np.bincount(bins, w * (1 - y), size),
-            score_sums=np.bincount(bins, w * p, size), log_loss_sum=float(-(w * np.log(right)).sum()),
+            positives=weight_sums(bins, w * y, size), negatives=weight_sums(bins, w * (1 - y), size),
+            score_sums=weight_sums(bins, w * p, size), log_loss_sum=float(-(w * np.log(right)).sum()),
             squared_error_sum=float((w * (p - y) ** 2).sum()), variance_sum=float((w * p * (1 - p)).sum()),
             invalid=invalid)
 
@@ -261,7 +262,7 @@ class ScoreLabel(Stat[ScoreLabelSummary]):
             mine = keys == key
             total = {name: values[mine] for name, values in column.items()}
             out[None if group is None else int(key)] = ScoreLabelSummary(
-                np.bincount(bins[mine], total["a"], size), np.bincount(bins[mine], total["b"], size),
-                np.bincount(bins[mine], total["c"], size), -float(total["d"].sum()), float(total["e"].sum()),
+                weight_sums(bins[mine], total["a"], size), weight_sums(bins[mine], total["b"], size),
+                weight_sums(bins[mine], total["c"], size), -float(total["d"].sum()), float(total["e"].sum()),
                 float(total["f"].sum()), float(total["bad"].sum()))
         return out if out or group is not None else {None: self.zero()}

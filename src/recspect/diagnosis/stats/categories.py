@@ -1,0 +1,208 @@
+"""How often each category of a column occurs, and how far two such counts are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+from numpy.typing import NDArray
+
+from recspect.diagnosis.batch import Batch, Categorical, Ragged
+from recspect.diagnosis.stat import Stat, Summary, Weights, category_name
+from recspect.diagnosis.stats.counting import grouped_counts, kept_names, sum_by_name, weight_sums
+from recspect.diagnosis.stats.shares import Shares
+
+
+@dataclass(frozen=True)
+class CategoryCountsSummary(Summary):
+    """Weight per category, of the `capacity` categories with the smallest hashes; see `GroupedSummary`.
+
+    Args:
+        names: Categories as text, ascending; missing is "".
+        counts: Their weight, shape (names,), above 0.
+        other: Weight of all categories beyond the capacity.
+        capacity: How many categories are kept.
+    """
+
+    names: tuple[str, ...]
+    counts: NDArray[np.float64]
+    other: float
+    capacity: int
+
+    def __add__(self, other: CategoryCountsSummary) -> CategoryCountsSummary:
+        names, counts = sum_by_name([*self.names, *other.names], np.append(self.counts, other.counts))
+        return _bounded(names, counts, self.other + other.other, self.capacity)
+
+    @property
+    def count(self) -> float:
+        """Weight of all rows (of all entries, for a column of lists)."""
+        return float(self.counts.sum()) + self.other
+
+    @property
+    def truncated(self) -> bool:
+        """Whether there were more categories than fit."""
+        return self.other > 0
+
+    @property
+    def distinct(self) -> int:
+        """Number of categories kept, without the missing one; all there are unless `truncated`."""
+        return len(self.names) - ("" in self.names)
+
+    @property
+    def missing(self) -> float:
+        """Weight of rows without a value, where that category is kept."""
+        return self.as_dict().get("", 0.0)
+
+    def as_dict(self) -> dict[str, float]:
+        """Category to weight."""
+        return dict(zip(self.names, self.counts.tolist(), strict=True))
+
+    def most_frequent(self, limit: int = 10) -> list[tuple[str, float]]:
+        """The heaviest categories kept and their weight, heaviest first, ties by name."""
+        order = sorted(zip(self.names, self.counts.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0]))
+        return order[:limit]
+
+    def entropy(self) -> float:
+        """Entropy of the kept categories' shares, in nats; NaN for no rows."""
+        if not len(self.counts):
+            return np.nan
+        p = self.counts / self.counts.sum()
+        return float(-(p * np.log(p)).sum())
+
+
+def _bounded(names: list[str], counts: NDArray[np.float64], rest: float, capacity: int) -> CategoryCountsSummary:
+    keep = kept_names(names, capacity)
+    if keep is None:
+        return CategoryCountsSummary(tuple(names), counts, rest, capacity)
+    return CategoryCountsSummary(tuple(np.array(names, dtype=object)[keep]), counts[keep],
+                                 rest + float(counts[~keep].sum()), capacity)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CategoryCounts(Stat[CategoryCountsSummary]):
+    """Weight per category of a column. A column of lists counts its entries, and an empty list as missing.
+
+    Example:
+        >>> CategoryCounts(column="c").summarize(Batch({"c": np.array(["a", "b", "a"])})).as_dict()
+        {'a': 2.0, 'b': 1.0}
+    """
+
+    column: str
+    capacity: int = 65536
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.column,)
+
+    def zero(self) -> CategoryCountsSummary:
+        return CategoryCountsSummary((), np.zeros(0), 0.0, self.capacity)
+
+    def summarize(self, batch: Batch, weight: Weights = None) -> CategoryCountsSummary:
+        column = batch[self.column]
+        w = np.ones(batch.rows) if weight is None else weight
+        if isinstance(column, Ragged):
+            entries = Batch({"v": column.values}).categories("v") if len(column.values) else None
+            empty = float(w[column.lengths == 0].sum())
+            inside = slice(column.offsets[0], column.offsets[-1])
+            names, counts = _named(entries[inside], np.repeat(w, column.lengths)) if entries else ([], np.zeros(0))
+            if empty:
+                names, counts = sum_by_name([*names, ""], np.append(counts, empty))
+        else:
+            names, counts = _named(batch.categories(self.column), w)
+        return _bounded(names, counts, 0.0, self.capacity)
+
+    def pushdown(self, frame: nw.LazyFrame[Any], *, group: nw.Expr | None = None, weight: str | None = None,
+                 ) -> Mapping[Any, CategoryCountsSummary]:
+        found = grouped_counts(frame, (self.column,), group=group, weight=weight)
+        out = {key: self.summarize(batch, w) for key, (batch, w) in found.items()}
+        return out if out or group is not None else {None: self.zero()}
+
+
+def _named(column: Categorical, weight: NDArray[np.float64]) -> tuple[list[str], NDArray[np.float64]]:
+    """Categories as text and their weight; those of weight 0 are absent."""
+    counts = weight_sums(column.codes + 1, weight, len(column.values) + 1)
+    present = np.flatnonzero(counts > 0)
+    names = ["" if code == 0 else category_name(column.values[code - 1]) for code in present]
+    return sum_by_name(names, counts[present])
+
+
+# ---------------------------------------------------------------------- two counts
+
+
+def compare_categories(target: CategoryCountsSummary, reference: CategoryCountsSummary, *, bins: int = 20) -> Shares:
+    """Both counts over the same bins.
+
+    With at most `bins` categories each has a bin of its own. With more, about equally heavy bins of categories are
+    formed, from the most to the least frequent ones of the reference, and one bin for categories new to the target. Bins
+    chosen by the counts that are then compared would differ even between two samples of one distribution (rare categories
+    are new by chance), and the more so the more categories there are. So the reference is first split in two halves at
+    random: one half chooses the bins, the other is compared. Then `psi_under_no_drift` holds for any number of categories.
+
+    Categories that only one side could keep are compared as one.
+    """
+    merged = target + reference
+    kept = set(merged.names)
+    left, left_rest = _folded(target, kept)
+    right, right_rest = _folded(reference, kept)
+    names = sorted(kept)
+    t = np.array([left.get(name, 0.0) for name in names])
+    r = np.array([right.get(name, 0.0) for name in names])
+    extra = ("(categories not kept)",) if left_rest or right_rest else ()
+    rest_t, rest_r = ([left_rest], [right_rest]) if extra else ([], [])
+    if len(names) <= bins:
+        return Shares(names=(*(name or "(missing)" for name in names), *extra),
+                      target=np.append(t, rest_t), reference=np.append(r, rest_r))
+    half = np.random.default_rng(0).binomial(np.round(r).astype(np.int64), 0.5).astype(np.float64)
+    share = np.cumsum(half[np.argsort(-half, kind="stable")])
+    by_frequency = np.argsort(-half, kind="stable")
+    which = np.empty(len(names), dtype=np.int64)
+    middle = (share - half[by_frequency] / 2) / max(share[-1], 1.0)
+    which[by_frequency] = np.minimum((middle * bins).astype(np.int64), bins - 1)
+    which[half == 0] = bins
+    used = np.unique(which)
+    labels = tuple("(new in the target)" if g == bins else f"frequency group {g + 1} of {bins}" for g in used)
+    position = np.searchsorted(used, which)
+    rest = np.maximum(r - half, 0.0)
+    return Shares(names=(*labels, *extra), target=np.append(weight_sums(position, t, len(used)), rest_t),
+                  reference=np.append(weight_sums(position, rest, len(used)), [v / 2 for v in rest_r]))
+
+
+def _folded(summary: CategoryCountsSummary, kept: set[str]) -> tuple[dict[str, float], float]:
+    counts = summary.as_dict()
+    return ({name: count for name, count in counts.items() if name in kept},
+            summary.other + sum(count for name, count in counts.items() if name not in kept))
+
+
+def psi(target: CategoryCountsSummary, reference: CategoryCountsSummary, *, bins: int = 20) -> float:
+    """Population stability index of two counts, in nats; see `compare_categories`."""
+    return compare_categories(target, reference, bins=bins).psi
+
+
+def js(target: CategoryCountsSummary, reference: CategoryCountsSummary, *, bins: int = 20) -> float:
+    """Jensen-Shannon divergence of two counts, in bits; see `compare_categories`."""
+    return compare_categories(target, reference, bins=bins).js
+
+
+def total_variation(target: CategoryCountsSummary, reference: CategoryCountsSummary, *, bins: int = 20) -> float:
+    """Share of rows in another bin, 0 to 1; see `compare_categories`."""
+    return compare_categories(target, reference, bins=bins).total_variation
+
+
+def unseen_share(target: CategoryCountsSummary, reference: CategoryCountsSummary) -> tuple[float, float]:
+    """Share of the target's rows whose category never occurs in the reference, and the share expected without drift.
+
+    Expected by Good and Turing: the share of the reference's rows whose category occurs in it once. Among the categories
+    that both sides could keep. NaN where a side has no rows.
+    """
+    kept = set((target + reference).names)
+    left, _ = _folded(target, kept)
+    right, _ = _folded(reference, kept)
+    rows, before = sum(left.values()), sum(right.values())
+    unseen = sum(count for name, count in left.items() if name not in right)
+    once = sum(count for count in right.values() if count <= 1)
+    return (unseen / rows if rows else np.nan, once / before if before else np.nan)
+
+

@@ -1,0 +1,100 @@
+"""One law example per stat that recspect ships; a test holds that none is missing."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recspect.diagnosis.batch import Batch, Categorical, Ragged
+from recspect.diagnosis.stats.categories import CategoryCounts
+from recspect.diagnosis.stats.crosstab import Crosstab
+from recspect.diagnosis.stats.distinct import Distinct
+from recspect.diagnosis.stats.errors import PredictionError
+from recspect.diagnosis.stats.gram import Gram
+from recspect.diagnosis.stats.measures import (
+    NDCG,
+    AreaUnderCurve,
+    AveragePrecision,
+    HitRate,
+    Precision,
+    Recall,
+    ReciprocalRank,
+)
+from recspect.diagnosis.stats.moments import Moments
+from recspect.diagnosis.stats.quantiles import Quantiles
+from recspect.diagnosis.stats.ranking import PerUnit
+from recspect.diagnosis.stats.sample import BottomK
+from recspect.diagnosis.stats.score_label import ScoreLabel
+from recspect.diagnosis.stats.series import Series
+from recspect.diagnosis.stats.units import UnitActivity
+from recspect.testing.laws import LawExample
+
+
+def _numbers(rng: np.random.Generator, rows: int) -> Batch:
+    return Batch({"x": rng.normal(1, 1, rows)})
+
+
+def _scores(rng: np.random.Generator, rows: int) -> Batch:
+    return Batch({"@score": rng.beta(0.4, 4, rows), "@label": rng.integers(0, 2, rows)})
+
+
+def _ratings(rng: np.random.Generator, rows: int) -> Batch:
+    return Batch({"@score": rng.normal(3, 1, rows), "@label": rng.integers(1, 6, rows)})
+
+
+def _lists(rng: np.random.Generator, rows: int) -> Batch:
+    """Short lists, few score levels (many ties), graded labels."""
+    return Batch({"user": rng.integers(0, max(rows // 5, 1), rows), "@score": rng.integers(0, 8, rows) / 8,
+                  "@label": rng.integers(0, 4, rows) * rng.integers(0, 2, rows)})
+
+
+def _categories(rng: np.random.Generator, rows: int) -> Batch:
+    names = np.array([f"city {i}" for i in range(200)], dtype=object)
+    return Batch({"c": Categorical(rng.integers(-1, 200, rows), names), "y": rng.integers(0, 2, rows),
+                  "id": rng.integers(0, 50, rows)})
+
+
+def _tags(rng: np.random.Generator, rows: int) -> Batch:
+    lengths = rng.integers(0, 4, rows)
+    names = np.array([f"tag {i}" for i in range(30)], dtype=object)
+    values = Categorical(rng.integers(0, 30, int(lengths.sum())), names)
+    return Batch({"tags": Ragged(values, np.concatenate([[0], np.cumsum(lengths)]))})
+
+
+def _vectors(rng: np.random.Generator, rows: int) -> Batch:
+    return Batch({"e": rng.normal(0.5, 1, (rows, 4)) * np.array([1, 2, 0.5, 1])})
+
+
+def _activations(rng: np.random.Generator, rows: int) -> Batch:
+    return Batch({"h": np.maximum(rng.normal(0, 3, (rows, 5)), 0) * np.array([1, 1, 0, 0.01, 2])})
+
+
+def _internals(rng: np.random.Generator, rows: int) -> Batch:
+    series, places = (np.array(names, dtype=object) for names in (["loss/train", "gradient_norm"], ["", "mlp.0", "mlp.1", "fm"]))
+    step = rng.integers(0, 500, rows)
+    return Batch({"@step": step, "@epoch": step // 100, "@series": Categorical(rng.integers(0, 2, rows), series),
+                  "@place": Categorical(rng.integers(0, 4, rows), places), "@value": rng.normal(1, 1, rows)})
+
+
+_MEASURES = (AreaUnderCurve(), NDCG(k=3), NDCG(k=None, gain="exponential"), Recall(k=3), Precision(k=3), HitRate(k=3),
+             ReciprocalRank(k=3), AveragePrecision(k=3, over="achievable"))
+
+LAW_EXAMPLES: tuple[LawExample, ...] = (
+    LawExample(stat=Moments(column="x"), make=_numbers),
+    LawExample(stat=ScoreLabel(detail=2), make=_scores),
+    LawExample(stat=PredictionError(), make=_ratings),
+    LawExample(stat=PerUnit(unit="user", measures=_MEASURES), make=_lists),
+    LawExample(stat=PerUnit(unit="user", measures=_MEASURES[:2], weighting="rows", undefined="zero"), make=_lists),
+    LawExample(stat=CategoryCounts(column="c", capacity=20), make=_categories),
+    LawExample(stat=CategoryCounts(column="tags", capacity=20), make=_tags),
+    LawExample(stat=CategoryCounts(column="id"), make=_categories),
+    LawExample(stat=Crosstab(row="c", column="y", row_capacity=20, column_capacity=4), make=_categories),
+    LawExample(stat=Crosstab(row="id", column="c", row_capacity=9, column_capacity=5), make=_categories),
+    LawExample(stat=Quantiles(column="x", k=64), make=_numbers),
+    LawExample(stat=Distinct(column="x", k=32), make=_numbers),
+    LawExample(stat=Distinct(column="tags", k=32), make=_tags),
+    LawExample(stat=BottomK(over=("c", "id"), k=32), make=_categories),
+    LawExample(stat=Gram(column="e"), make=_vectors),
+    LawExample(stat=UnitActivity(column="h"), make=_activations),
+    LawExample(stat=Series(name="loss/train", capacity=16, places=3), make=_internals),
+)
+"""Every stat in `recspect.diagnosis.stats`, some in several settings."""
