@@ -1,0 +1,241 @@
+"""One question about a model: which totals it needs, and a pure judgement of them.
+
+A diagnostic never touches data. It says which stats it needs over the target (the held-out rows) and the reference (the training rows), the
+engine adds them up wherever the data lies, and `judge` turns the totals into findings. Drift, train/serve skew, model A against
+model B and slice against rest are all the same call with another target and reference.
+
+Columns that probes add and that stats may ask for (all begin with '@'):
+
+    @label                      0/1, or the grade
+    @cluster                    id whose rows are dependent: the user, or the row itself without a user
+    @score                      the model's probability (or value)
+    @score:epoch-1 ...          the score of the model as it was after each epoch
+    @baseline:popular ...       scores of honest baselines
+    @attribution:f @reliance:f  contribution of field f to the logit (signed, size), on a sample of rows
+    @usefulness:f               loss reduction attributed to field f, nats
+    @completeness_error @explained
+    @activation:l               activations of layer l, a matrix; @gradient_norm:l its loss gradient per row
+    @row:f                      table row(s) that field f reads
+    @embedding:f @uses:f        one row per table row: its vector, and how often training read it
+    @step @epoch @series @place @value     training internals (read with the stat `Series`)
+    @list:user @list:item @list:rank @list:score @list:popularity @list:group @list:profile_popularity     recommended lists
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from recspect.diagnosis.finding import Finding, Verdict
+from recspect.diagnosis.slice import ALL, Slice
+from recspect.diagnosis.stat import Bucketed, Stat
+from recspect.diagnosis.tally import Key, Tally
+from recspect.errors import Unavailable, listing
+from recspect.schema import Role, Schema
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scope:
+    """What is being examined, as far as a diagnostic may know it.
+
+    Args:
+        schema: What the columns mean.
+        target: Columns that can be added up over the held-out side.
+        reference: Columns that can be added up over the training side; empty when there is none.
+        slices: Slices that the user declared.
+        epochs: Epochs whose scores are there, ascending.
+        layers: Names of the layers whose activations are there, input side first.
+        tables: Fields that have an embedding table.
+        fields: Fields that enter the model.
+        cluster_name: What `@cluster` is in words: "users" or "rows".
+        buckets: Number of jackknife buckets.
+    """
+
+    schema: Schema
+    target: frozenset[str] = frozenset()
+    reference: frozenset[str] = frozenset()
+    slices: tuple[Slice, ...] = ()
+    epochs: tuple[int, ...] = ()
+    layers: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()
+    cluster_name: str = "rows"
+    buckets: int = 50
+
+    def bucketed(self, stat: Stat[Any]) -> Bucketed:
+        """The stat in buckets of whole users, for intervals."""
+        return Bucketed(stat=stat, by="@cluster", buckets=self.buckets)
+
+    @property
+    def binary(self) -> bool:
+        """Whether the label is 0/1."""
+        return bool(self.schema.labels) and self.schema.label.kind == "binary"
+
+    def require_target(self, *columns: str, why: str = "") -> None:
+        """These columns can be added up over the held-out side.
+
+        Raises:
+            Unavailable: Some cannot; the reason names them.
+        """
+        _require(self.target, columns, "the held-out rows", why)
+
+    def require_reference(self, *columns: str, why: str = "") -> None:
+        """These columns can be added up over the training side.
+
+        Raises:
+            Unavailable: There is no training side, or it lacks some.
+        """
+        if not self.reference:
+            raise Unavailable("there are no training rows to compare with", hint="give them: --train TABLE")
+        _require(self.reference, columns, "the training rows", why)
+
+    def require_role(self, role: Role | str) -> str:
+        """The column that has the role.
+
+        Raises:
+            Unavailable: None has.
+        """
+        column = self.schema.column(role)
+        if column is None:
+            raise Unavailable(f"no column has the role '{Role(role).value}'", hint="name one in the schema")
+        return column
+
+    def require_binary(self) -> None:
+        """The label is 0/1.
+
+        Raises:
+            Unavailable: It is a grade, or there is none.
+        """
+        if not self.schema.labels:
+            raise Unavailable("no column has the role 'label'", hint="name one in the schema")
+        if not self.binary:
+            raise Unavailable(f"the label '{self.schema.label.name}' is a grade, this question is about 0/1 labels",
+                              hint="declare a threshold: at_least = ... in the schema's label")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What to add up: (slice, stat) pairs over each side."""
+
+    target: tuple[Key, ...] = ()
+    reference: tuple[Key, ...] = ()
+
+    @classmethod
+    def of(cls, *, target: Iterable[Stat[Any]] = (), reference: Iterable[Stat[Any]] = (), both: Iterable[Stat[Any]] = (),
+           slices: Sequence[Slice] = (ALL,)) -> Needs:
+        """Every stat over every slice; `both` goes to both sides."""
+        both = tuple(both)
+        return cls(target=tuple((s, stat) for stat in (*target, *both) for s in slices),
+                   reference=tuple((s, stat) for stat in (*reference, *both) for s in slices))
+
+
+class Diagnostic(ABC):
+    """One question. Subclasses set `code` and `question`, and are found by being imported.
+
+    `code` is stable (`stage.question`), `sources` are the papers or libraries behind the method.
+    """
+
+    code: ClassVar[str]
+    question: ClassVar[str]
+    sources: ClassVar[tuple[str, ...]] = ()
+    registry: ClassVar[dict[str, type[Diagnostic]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        Diagnostic.registry[cls.code] = cls
+
+    @abstractmethod
+    def needs(self, scope: Scope) -> Needs:
+        """What to add up.
+
+        Raises:
+            Unavailable: The scope lacks what the question is about; becomes an UNKNOWN finding.
+        """
+
+    @abstractmethod
+    def judge(self, target: Tally, reference: Tally, scope: Scope) -> Iterable[Finding]:
+        """The answer, from totals alone.
+
+        Raises:
+            Unavailable: The totals cannot say (too few rows, one class); becomes an UNKNOWN finding.
+        """
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a set of diagnostics needs together, each total once.
+
+    Args:
+        needs: Union of the needs.
+        answering: The diagnostics that can answer.
+        unknown: UNKNOWN findings of those that cannot.
+    """
+
+    needs: Needs
+    answering: tuple[Diagnostic, ...]
+    unknown: tuple[Finding, ...] = field(default=())
+
+
+def all_diagnostics() -> list[Diagnostic]:
+    """One of each diagnostic that recspect ships, by code."""
+    from recspect.diagnosis import diagnostics
+
+    for module in pkgutil.walk_packages(diagnostics.__path__, f"{diagnostics.__name__}."):
+        importlib.import_module(module.name)
+    return [Diagnostic.registry[code]() for code in sorted(Diagnostic.registry)]
+
+
+def plan(diagnostics: Sequence[Diagnostic], scope: Scope) -> Plan:
+    """Ask every diagnostic what it needs."""
+    target: dict[Key, None] = {}
+    reference: dict[Key, None] = {}
+    answering, unknown = [], []
+    for diagnostic in diagnostics:
+        try:
+            needs = diagnostic.needs(scope)
+            _hold(needs, scope)
+        except Unavailable as reason:
+            unknown.append(unknown_finding(diagnostic, reason))
+            continue
+        target |= dict.fromkeys(needs.target)
+        reference |= dict.fromkeys(needs.reference)
+        answering.append(diagnostic)
+    return Plan(Needs(target=tuple(target), reference=tuple(reference)), tuple(answering), tuple(unknown))
+
+
+def judge(planned: Plan, target: Tally, reference: Tally, scope: Scope) -> list[Finding]:
+    """All findings: of the diagnostics that answer, and UNKNOWN with the reason of those that cannot."""
+    findings = list(planned.unknown)
+    for diagnostic in planned.answering:
+        try:
+            findings.extend(diagnostic.judge(target, reference, scope))
+        except Unavailable as reason:
+            findings.append(unknown_finding(diagnostic, reason))
+    return findings
+
+
+def unknown_finding(diagnostic: Diagnostic, reason: Unavailable) -> Finding:
+    """What a diagnostic says that cannot know."""
+    return Finding(code=diagnostic.code, verdict=Verdict.UNKNOWN, claim=_sentence(reason.reason),
+                   meaning=f"Not answered: {diagnostic.question}", threshold=reason.hint, sources=diagnostic.sources)
+
+
+def _sentence(text: str) -> str:
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "?", "!")) else f"{text}."
+
+
+def _hold(needs: Needs, scope: Scope) -> None:
+    for keys, columns, side in ((needs.target, scope.target, "the held-out rows"),
+                                (needs.reference, scope.reference, "the training rows")):
+        for slice_, stat in keys:
+            _require(columns, (*stat.columns, *slice_.columns), side, "")
+
+
+def _require(there: frozenset[str], wanted: Sequence[str], side: str, why: str) -> None:
+    missing = [column for column in dict.fromkeys(wanted) if column not in there]
+    if missing:
+        raise Unavailable(why or f"{side} have no {listing(missing, limit=3)}")

@@ -1,0 +1,99 @@
+"""The engine on one machine: read batches, let probes add columns, add up.
+
+Stats whose rows must come together (per user, per request) set the order of reading; one pass serves all others too.
+Without probes, stats that a query engine can add up are pushed down to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from recspect.diagnosis.batch import Batch
+from recspect.diagnosis.probe import Probe
+from recspect.diagnosis.slice import ALL, Slice
+from recspect.diagnosis.source import ROWS, Source
+from recspect.diagnosis.stat import Pushable, unit_of
+from recspect.diagnosis.tally import Key, Tally
+
+Progress = Callable[[int], None]
+"""Called with the number of rows just read."""
+
+
+def tally(source: Source, keys: Sequence[Key], *, probes: Sequence[Probe] = (), rows: int = ROWS, pushdown: bool = True,
+          progress: Progress | None = None) -> Tally:
+    """Add up stats over slices of a source.
+
+    Args:
+        source: The rows.
+        keys: (slice, stat) pairs.
+        probes: Applied to every batch in order; each sees the columns of those before.
+        rows: Rows of a batch.
+        pushdown: Let the source's engine add up what it can (only without probes).
+        progress: Told of rows read.
+
+    Raises:
+        DataError: A column is missing or of the wrong type.
+    """
+    pending = list(dict.fromkeys(keys))
+    entries = {}
+    if pushdown and not probes:
+        pushed = _pushed_down(source, pending)
+        entries.update(pushed)
+        pending = [key for key in pending if key not in pushed]
+    units = list(dict.fromkeys(unit for _, stat in pending if (unit := unit_of(stat)) is not None))
+    passes: list[tuple[str | None, list[Key]]] = [
+        (unit, [key for key in pending if unit_of(key[1]) == unit]) for unit in units]
+    free = [key for key in pending if unit_of(key[1]) is None]
+    if passes:
+        passes[0][1].extend(free)
+    elif free:
+        passes.append((None, free))
+    for unit, mine in passes:
+        entries.update(_one_pass(source, mine, probes, rows, unit, progress))
+    return Tally({key: entries[key] for key in keys})
+
+
+def _one_pass(source: Source, keys: Sequence[Key], probes: Sequence[Probe], rows: int, unit: str | None,
+              progress: Progress | None) -> dict[Key, object]:
+    totals = {key: key[1].zero() for key in keys}
+    wanted = None if probes else _columns(keys)
+    for batch in source.batches(wanted, rows=rows, together=unit):
+        widened = observe(batch, probes)
+        by_slice: dict[Slice, Batch] = {}
+        for key in keys:
+            slice_, stat = key
+            if slice_ not in by_slice:
+                by_slice[slice_] = widened if slice_ == ALL else widened.take(slice_.mask(widened))
+            totals[key] = totals[key] + stat.summarize(by_slice[slice_])
+        if progress:
+            progress(batch.rows)
+    return totals
+
+
+def observe(batch: Batch, probes: Sequence[Probe]) -> Batch:
+    """The batch with every probe's columns."""
+    for probe in probes:
+        batch = batch.with_columns(probe.observe(batch))
+    return batch
+
+
+def _columns(keys: Sequence[Key]) -> list[str]:
+    return list(dict.fromkeys(column for slice_, stat in keys for column in (*stat.columns, *slice_.columns)))
+
+
+def _pushed_down(source: Source, keys: Sequence[Key]) -> dict[Key, object]:
+    frame = source.frame()
+    done: dict[Key, object] = {}
+    if frame is None:
+        return done
+    for slice_, stat in keys:
+        if not isinstance(stat, Pushable) or unit_of(stat) is not None:
+            continue
+        predicate = slice_.expression()
+        if predicate is None and slice_ != ALL:
+            continue
+        try:
+            done[slice_, stat] = stat.pushdown(frame if predicate is None else frame.filter(predicate))[None]
+        except NotImplementedError:
+            continue
+    return done
