@@ -1,0 +1,306 @@
+"""Files: Parquet, Feather and Arrow IPC through PyArrow, CSV and TSV through DuckDB; streamed, columns pushed down."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import duckdb
+import narwhals as nw
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from recspect.diagnosis import source_arrow
+from recspect.diagnosis.batch import Batch
+from recspect.diagnosis.source import ROWS, Source, require_request
+from recspect.diagnosis.source_arrow import as_lazy
+from recspect.diagnosis.source_query import literal, open_connection, stream
+from recspect.errors import DataError, listing
+
+Form = Literal["parquet", "feather", "csv"]
+
+SUFFIXES: dict[str, Form] = {
+    ".parquet": "parquet", ".pq": "parquet", ".feather": "feather", ".arrow": "feather", ".ipc": "feather",
+    ".csv": "csv", ".tsv": "csv", ".txt": "csv",
+}
+"""Endings that are read; `.gz` and `.zst` may follow those of CSV."""
+
+SNIFFED_BYTES = 256 * 2**20
+"""CSV files up to this size have their types told from all rows, larger ones from the first million rows."""
+
+SAMPLED_BYTES = 64 * 2**10
+"""Bytes of each file's start, middle and end that the fingerprint looks at."""
+
+
+def files(paths: Sequence[Path], *, name: str = "", engine: str = "auto") -> Files:
+    """A source over files of one form.
+
+    Args:
+        paths: Files, folders (read with all below them) and patterns.
+        name: What to call it; the first path's name by default.
+        engine: What `Source.frame` runs on.
+
+    Raises:
+        DataError: Nothing there, empty or damaged files, an unknown or a second form, files of unlike columns.
+    """
+    found = [file for path in paths for file in _expand(path)]
+    forms = {file: _form(file) for file in found}
+    if len(set(forms.values())) > 1:
+        raise DataError(f"files of several forms: {listing(sorted({file.suffix for file in found}))}",
+                        hint="read one form at a time, for example with the pattern 'folder/*.parquet'")
+    for file in found:
+        if file.stat().st_size == 0:
+            raise DataError(f"{file} is empty (0 bytes)", hint="write it again; was its export interrupted?")
+    name = name or paths[0].name or str(paths[0])
+    form = next(iter(forms.values()))
+    base = paths[0] if len(paths) == 1 and paths[0].is_dir() else None
+    if form == "csv":
+        types = _csv_types(found, name)
+        source = Files(name=name, paths=tuple(found), form=form, engine=engine, base=base, types=types,
+                       schema=pa.schema([]))
+    else:
+        source = Files(name=name, paths=tuple(found), form=form, engine=engine, base=base,
+                       schema=_schema(found, form, base))
+        source_arrow.require_distinct_names(source.schema.names, name=name)
+        if source.count() == 0:
+            raise source_arrow.no_rows(name)
+    return source
+
+
+@dataclass(frozen=True)
+class Files(Source):
+    """Files of one form, read as one table.
+
+    Args:
+        name: What to call it.
+        paths: The files, in order.
+        form: How they are read.
+        schema: Columns and types (Parquet and Feather).
+        engine: What `frame` runs on.
+        base: The folder whose `name=value` subfolders are columns, or None.
+        types: Column name to DuckDB type (CSV), told once so that each pass reads alike.
+    """
+
+    name: str
+    paths: tuple[Path, ...]
+    form: Form
+    schema: pa.Schema
+    engine: str = "auto"
+    base: Path | None = None
+    types: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.types) if self.form == "csv" else tuple(self.schema.names)
+
+    def batches(
+        self, columns: Sequence[str] | None = None, *, rows: int = ROWS, together: str | None = None
+    ) -> Iterator[Batch]:
+        wanted = require_request(self, columns, rows, together)
+        shown = wanted if columns is None else tuple(dict.fromkeys(columns))
+        tables = self._csv_tables(wanted, rows) if self.form == "csv" else self._arrow_tables(wanted, rows)
+        count = None if self.form == "csv" else self.count()
+        return source_arrow.to_batches(tables, shown=shown, rows=rows, together=together, count=count, name=self.name)
+
+    def frame(self) -> nw.LazyFrame[Any] | None:
+        if self.form == "csv":
+            return as_lazy(open_connection().sql(f"SELECT * FROM {self.scan}"))  # noqa: S608 - built from literals
+        if self.engine == "duckdb":
+            return as_lazy(open_connection().from_arrow(self.dataset()))
+        import polars as pl
+
+        paths = [str(path) for path in self.paths]
+        hive = self.base is not None
+        lazy = (pl.scan_parquet(paths, hive_partitioning=hive, try_parse_hive_dates=False, glob=False)
+                if self.form == "parquet" else pl.scan_ipc(paths, hive_partitioning=hive, try_parse_hive_dates=False))
+        return as_lazy(lazy)
+
+    def fingerprint(self) -> str:
+        """Of each file's name, size, and bytes at its start, middle and end (where Parquet keeps its footer)."""
+        digest = hashlib.blake2b(digest_size=16)
+        for path in self.paths:
+            size = path.stat().st_size
+            digest.update(f"{path.name}\0{size}\0".encode())
+            with path.open("rb") as file:
+                for start in (0, size // 2, max(size - SAMPLED_BYTES, 0)):
+                    file.seek(start)
+                    digest.update(file.read(SAMPLED_BYTES))
+        return digest.hexdigest()
+
+    def count(self) -> int | None:
+        if self.form != "csv":
+            return int(self.dataset().count_rows())
+        found = open_connection().sql(f"SELECT count(*) FROM {self.scan}").fetchone()  # noqa: S608 - built from literals
+        assert found is not None
+        return int(found[0])
+
+    def dataset(self) -> ds.Dataset:
+        """The files as a PyArrow dataset (Parquet and Feather)."""
+        return _dataset(self.paths, self.form, self.base, self.schema)
+
+    def _dictionaries(self) -> ds.Dataset:
+        """The same, with the strings of Parquet as dictionaries, as they mostly lie there: five times as fast to read."""
+        if self.form != "parquet":
+            return self.dataset()
+        texts = {field.name for field in self.schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)}
+        schema = pa.schema([field.with_type(pa.dictionary(pa.int32(), pa.string())) if field.name in texts else field
+                            for field in self.schema])
+        reading = ds.ParquetFileFormat(read_options=ds.ParquetReadOptions(dictionary_columns=texts))
+        return _dataset(self.paths, reading, self.base, schema)
+
+    @property
+    def scan(self) -> str:
+        """The DuckDB table function that reads the files (CSV)."""
+        types = ", ".join(f"{literal(name)}: {literal(kind)}" for name, kind in self.types)
+        return _scan(self.paths, f"columns={{{types}}}, auto_detect=false, ")
+
+    def _arrow_tables(self, wanted: Sequence[str], rows: int) -> Iterator[pa.Table]:
+        try:
+            scanner = self._dictionaries().scanner(columns=list(wanted), batch_size=rows, batch_readahead=2,
+                                             fragment_readahead=1)
+            for batch in scanner.to_batches():
+                yield pa.Table.from_batches([batch])
+        except (OSError, pa.ArrowInvalid) as error:
+            raise damaged(self.name, error) from error
+
+    def _csv_tables(self, wanted: Sequence[str], rows: int) -> Iterator[pa.Table]:
+        connection = open_connection()
+        try:
+            yield from stream(connection.sql(f"SELECT * FROM {self.scan}"), wanted, rows)  # noqa: S608 - built from literals
+        except duckdb.Error as error:
+            raise _unreadable_csv(self.name, error) from error
+        finally:
+            connection.close()
+
+
+def damaged(name: object, error: Exception) -> DataError:
+    """The error for a file whose bytes are not what its ending says."""
+    reason = str(error).split("\n")[0].rstrip(".")
+    return DataError(f"{name} is damaged or cut short: {reason}",
+                     hint="copy or export the file again; a file that is still being written cannot be read")
+
+
+# ---------------------------------------------------------------------- which files
+
+
+def _expand(path: Path) -> list[Path]:
+    path = path.expanduser()
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        inside = [file for file in sorted(path.rglob("*")) if file.is_file() and not _hidden(file.relative_to(path))]
+        known = [file for file in inside if _known(file)]
+        if not known:
+            raise DataError(f"folder {path} holds no file that can be read; files: "
+                            f"{listing(file.name for file in inside)}", hint=f"endings that are read: {_endings()}")
+        return known
+    if any(sign in str(path) for sign in "*?["):
+        matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207 - also absolute patterns
+        if matches:
+            return [file for match in matches for file in _expand(match)]
+        raise DataError(f"no file matches {path}", hint="check the pattern and the working directory")
+    raise DataError(f"no file at {path}", hint=_neighbours(path))
+
+
+def _hidden(path: Path) -> bool:
+    """Whether it is a mark left by Spark or an editor (`_SUCCESS`, `.part.crc`), not data."""
+    return any(part.startswith((".", "_")) for part in path.parts)
+
+
+def _neighbours(path: Path) -> str:
+    parent = path.parent
+    if not parent.is_dir():
+        return f"the folder {parent} does not exist either"
+    near = sorted(file.name for file in parent.iterdir() if _known(file))
+    return f"in {parent} there are: {listing(near)}" if near else "check the path and the working directory"
+
+
+def _ending(path: Path) -> str:
+    inner = path.with_suffix("") if path.suffix.lower() in (".gz", ".zst") else path
+    return inner.suffix.lower()
+
+
+def _known(path: Path) -> bool:
+    return _ending(path) in SUFFIXES
+
+
+def _endings() -> str:
+    return ", ".join(SUFFIXES)
+
+
+def _form(path: Path) -> Form:
+    ending = _ending(path)
+    if ending not in SUFFIXES:
+        raise DataError(f"{path} has the unknown ending {path.suffix!r}", hint=f"endings that are read: {_endings()}")
+    form = SUFFIXES[ending]
+    if form != "csv" and path.suffix.lower() in (".gz", ".zst"):
+        raise DataError(f"{path} is a compressed {form} file", hint="unpack it; Parquet and Feather compress inside")
+    return form
+
+
+# ---------------------------------------------------------------------- Parquet, Feather
+
+
+def _dataset(paths: Sequence[Path], form: Form | ds.FileFormat, base: Path | None, schema: pa.Schema | None) -> ds.Dataset:
+    return ds.dataset([os.fspath(path) for path in paths], schema=schema, format=form,
+                      partitioning="hive" if base is not None else None,
+                      partition_base_dir=os.fspath(base) if base is not None else None)
+
+
+def _schema(paths: Sequence[Path], form: Form, base: Path | None) -> pa.Schema:
+    """One schema for all the files: number types are widened, columns must be the same."""
+    schemas = []
+    for path in paths:
+        try:
+            schemas.append(_dataset([path], form, base, None).schema)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise damaged(path, error) from error
+    names = set(schemas[0].names)
+    for path, schema in zip(paths, schemas, strict=True):
+        unlike = names ^ set(schema.names)
+        if unlike:
+            raise DataError(f"{path} and {paths[0]} have unlike columns: {listing(sorted(unlike))} only in one of them",
+                            hint="read them one by one, or write them anew with the same columns")
+    try:
+        whole = pa.unify_schemas(schemas, promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise DataError(f"the files disagree on a column's type: {error}",
+                        hint="write them anew with the same types") from None
+    return whole.remove_metadata() if form == "parquet" else whole
+
+
+# ---------------------------------------------------------------------- CSV
+
+
+def _scan(paths: Sequence[Path], settings: str) -> str:
+    names = ", ".join(literal(os.fspath(path)) for path in paths)
+    tabs = all(_ending(path) == ".tsv" for path in paths)
+    delimiter = "delim='\t', " if tabs else ""
+    return f"read_csv([{names}], {settings}{delimiter}header=true, nullstr='')"
+
+
+def _csv_types(paths: Sequence[Path], name: str) -> tuple[tuple[str, str], ...]:
+    size = sum(path.stat().st_size for path in paths)
+    sample = -1 if size <= SNIFFED_BYTES else 1_000_000
+    connection = open_connection()
+    try:
+        relation = connection.sql(f"SELECT * FROM {_scan(paths, f'sample_size={sample}, ')}")  # noqa: S608 - built from literals
+        types = tuple((column, str(kind)) for column, kind in zip(relation.columns, relation.types, strict=True))
+        if relation.limit(1).fetchone() is None:
+            raise source_arrow.no_rows(name)
+    except duckdb.Error as error:
+        raise _unreadable_csv(name, error) from None
+    finally:
+        connection.close()
+    return types
+
+
+def _unreadable_csv(name: str, error: Exception) -> DataError:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return DataError(f"{name} cannot be read as CSV: {' '.join(lines[:3])[:400]}",
+                     hint="the first line must name the columns; or convert the file to Parquet, where types are explicit")

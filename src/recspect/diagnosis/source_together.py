@@ -1,0 +1,147 @@
+"""Rows of one unit (user, request) in one batch, whatever the size of the table.
+
+A table that fits into `memory` is sorted there. A larger one is dealt into partitions by a hash of the unit, kept in
+temporary Arrow files; each partition is then sorted on its own. So memory stays near one partition, no engine is needed,
+and every kind of source gives the same guarantee.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from recspect.diagnosis.batch import Array, Categorical, column_from_arrow, describe, factorize, hash_values
+from recspect.errors import DataError
+
+MEMORY = 512 * 2**20
+"""Bytes of Arrow data that are sorted in memory; more is dealt into files."""
+
+
+def whole_units(
+    tables: Iterator[pa.Table], unit: str, *, rows: int, count: int | None = None, memory: int = MEMORY
+) -> Iterator[pa.Table]:
+    """Tables in which no unit is split.
+
+    Args:
+        tables: The rows, in any order.
+        unit: The column whose equal values stay together. Within a unit the rows keep their order.
+        rows: At most so many rows per table, unless one unit has more.
+        count: Number of rows to come, where known: it sets the number of partitions.
+        memory: Bytes that are sorted at once.
+
+    Raises:
+        DataError: The column holds lists or vectors, or the disk has no room for the temporary files.
+    """
+    held: list[pa.Table] = []
+    size = 0
+    for table in tables:
+        held.append(table)
+        size += table.nbytes
+        if size > memory:
+            seen = sum(part.num_rows for part in held)
+            expected = size * max((count or 32 * seen) / max(seen, 1), 1.0)
+            partitions = int(np.clip(np.ceil(2 * expected / memory), 8, 256))
+            yield from _through_files(chain(held, tables), unit, rows=rows, partitions=partitions)
+            return
+    if held:
+        yield from _sorted(_one(held), unit, rows=rows)
+
+
+def _sorted(table: pa.Table, unit: str, *, rows: int) -> Iterator[pa.Table]:
+    """One table in memory, cut where units end."""
+    codes = _categories(table, unit).codes
+    order = np.argsort(codes, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(codes[order])) + 1, len(order))
+    in_order = bool((order == np.arange(len(order))).all())
+    start = 0
+    while start < len(order):
+        # the last unit that still fits, or the one unit that does not
+        last = int(np.searchsorted(ends, start + rows, side="right")) - 1
+        stop = int(ends[last]) if last >= 0 and ends[last] > start else int(ends[np.searchsorted(ends, start, "right")])
+        yield table.slice(start, stop - start) if in_order else table.take(pa.array(order[start:stop]))
+        start = stop
+
+
+def _through_files(tables: Iterator[pa.Table], unit: str, *, rows: int, partitions: int) -> Iterator[pa.Table]:
+    with tempfile.TemporaryDirectory(prefix="recspect-") as folder:
+        paths = [Path(folder) / f"{partition}.arrow" for partition in range(partitions)]
+        try:
+            _deal(tables, unit, paths)
+        except OSError as error:
+            raise DataError(f"no room to sort the rows by {unit!r}: {error}",
+                            hint="set TMPDIR to a folder on a larger disk") from error
+        for path in paths:
+            if path.exists():
+                with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
+                    table = reader.read_all()
+                path.unlink()
+                if table.num_rows:
+                    yield from _sorted(table, unit, rows=rows)
+
+
+def _deal(tables: Iterator[pa.Table], unit: str, paths: list[Path]) -> None:
+    """Write each row into the file of its unit's hash."""
+    writers: dict[int, Any] = {}
+    schema: pa.Schema | None = None
+    with ExitStack() as stack:
+        for table in tables:
+            if schema is None:
+                schema = _plain(table.schema)
+            plain = table.cast(schema)
+            bucket = _bucket(plain, unit, len(paths))
+            order = np.argsort(bucket, kind="stable")
+            dealt = plain.take(pa.array(order))
+            starts = np.searchsorted(bucket[order], np.arange(len(paths) + 1))
+            for partition in np.unique(bucket):
+                if partition not in writers:
+                    writers[partition] = stack.enter_context(pa.ipc.new_stream(str(paths[partition]), schema))
+                first, last = starts[partition], starts[partition + 1]
+                writers[partition].write_table(dealt.slice(first, last - first).combine_chunks())
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    """The schema without dictionaries, which would be written anew with every piece."""
+    return pa.schema([
+        pa.field(field.name, field.type.value_type if pa.types.is_dictionary(field.type) else field.type)
+        for field in schema
+    ])
+
+
+def _bucket(table: pa.Table, unit: str, partitions: int) -> NDArray[np.int64]:
+    """The partition of each row: the same for equal values, whatever else the table holds."""
+    found = _categories(table, unit)
+    by_value = (hash_values(found.values) % np.uint64(partitions)).astype(np.int64)
+    return np.append(by_value, [0])[found.codes]
+
+
+def _categories(table: pa.Table, unit: str) -> Categorical:
+    column = column_from_arrow(table.column(unit))
+    if isinstance(column, Categorical):
+        return _distinct(column)
+    if isinstance(column, np.ndarray) and column.ndim == 1:
+        return factorize(column)
+    raise DataError(f"rows are to stay together by {unit!r}, which holds {describe(column)}",
+                    hint="name a column of single values, such as the user's id")
+
+
+def _distinct(column: Categorical) -> Categorical:
+    """Codes such that equal values have equal codes, also where a dictionary names one value twice."""
+    lookup: dict[Any, int] = {}
+    position: Array = np.array([lookup.setdefault(value, len(lookup)) for value in column.values], dtype=np.int64)
+    if len(lookup) == len(column.values):
+        return column
+    return Categorical(np.append(position, [-1])[column.codes], np.array(list(lookup), dtype=object))
+
+
+def _one(tables: list[pa.Table]) -> pa.Table:
+    """The tables as one; dictionaries are unified, number types widened where pieces differ."""
+    whole = pa.concat_tables(tables, promote_options="permissive")
+    return whole.unify_dictionaries() if any(pa.types.is_dictionary(field.type) for field in whole.schema) else whole
