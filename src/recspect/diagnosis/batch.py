@@ -198,12 +198,14 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
 
 
 def _concatenate(columns: Sequence[Column]) -> Column:
-    first = columns[0]
-    if isinstance(first, Ragged):
-        ragged = [column for column in columns if isinstance(column, Ragged)]
-        shifts = np.cumsum([0, *(int(r.offsets[-1]) for r in ragged)])
+    if any(isinstance(column, Ragged) for column in columns):
+        # Where all lists of a part are missing, its column arrives without a type: empty lists.
+        empty = next(column for column in columns if isinstance(column, Ragged))[:0]
+        ragged = [column if isinstance(column, Ragged) else Ragged(empty.values, np.zeros(len(column) + 1, dtype=np.int64))
+                  for column in columns]
+        shifts = np.cumsum([0, *(int(r.offsets[-1] - r.offsets[0]) for r in ragged)])
         values = _concatenate([r.values[r.offsets[0]:r.offsets[-1]] for r in ragged])
-        offsets = np.concatenate([[0], *(r.offsets[1:] + shift for r, shift in zip(ragged, shifts, strict=False))])
+        offsets = np.concatenate([[0], *(r.offsets[1:] + shift - r.offsets[0] for r, shift in zip(ragged, shifts, strict=False))])
         return Ragged(values, offsets)  # type: ignore[arg-type]
     if any(isinstance(column, Categorical) for column in columns):
         parts = [column if isinstance(column, Categorical) else factorize(column) for column in columns]  # type: ignore[arg-type]
@@ -375,13 +377,13 @@ def hash_rows(batch: Batch, names: Sequence[str]) -> NDArray[np.uint64]:
             if isinstance(column, np.ndarray) and column.ndim == 2:
                 parts = [hash_values(column[:, i]) for i in range(column.shape[1])]
             elif isinstance(column, Ragged):
-                inner = Batch({"v": column.values})
-                entry = hash_rows(inner, ["v"])
-                entry = entry * (np.uint64(2) * (np.arange(len(entry), dtype=np.uint64)
-                                                 - np.repeat(column.offsets[:-1], column.lengths).astype(np.uint64))
-                                 + np.uint64(1))
+                first = column.offsets[0]
+                offsets = column.offsets - first
+                entry = hash_rows(Batch({"v": column.values[first:column.offsets[-1]]}), ["v"])
+                place = np.arange(len(entry)) - np.repeat(offsets[:-1], column.lengths)
+                entry = entry * (2 * place.astype(np.uint64) + np.uint64(1))
                 total = np.concatenate([[np.uint64(0)], np.cumsum(entry, dtype=np.uint64)])
-                parts = [total[column.offsets[1:]] - total[column.offsets[:-1]]]
+                parts = [total[offsets[1:]] - total[offsets[:-1]]]
             elif isinstance(column, Categorical):
                 parts = [np.append(hash_values(column.values), [_MISSING_HASH])[column.codes]]
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ _OPERATORS = ("!=", ">=", "<=", "=", ">", "<")
 class Term:
     """One condition: `column operator value`. Numbers are compared as numbers with <, <=, >, >=; else as text.
 
-    `column=` with an empty value holds where the column is missing.
+    `column=` with an empty value holds where the column is missing or an empty text.
     """
 
     column: str
@@ -84,21 +85,16 @@ class Slice:
             keep &= _term_mask(term, batch)
         return keep
 
-    def expression(self) -> nw.Expr | None:
-        """The predicate as a query, or None for every row or where text must be compared as text."""
-        expressions = []
-        for term in self.terms:
-            column = nw.col(term.column)
-            if term.operator in (">", "<", ">=", "<="):
-                value = _number(term)
-                expressions.append({">": column > value, "<": column < value, ">=": column >= value,
-                                    "<=": column <= value}[term.operator])
-            elif term.value == "":
-                expressions.append(column.is_null() if term.operator == "=" else ~column.is_null())
-            else:
-                same = (column.cast(nw.String) == term.value).fill_null(False)
-                expressions.append(same if term.operator == "=" else ~same)
-        return nw.all_horizontal(*expressions, ignore_nulls=True) if expressions else None
+    def expression(self, kinds: Mapping[str, Any] | None = None) -> nw.Expr | None:
+        """The predicate as a query that keeps the same rows as `mask`; None for every row, or where it cannot be one.
+
+        Args:
+            kinds: Types of the columns, as `frame.collect_schema()` gives. Needed for = and !=, since engines write
+                numbers and truth values as text each in its own way.
+        """
+        expressions = [_term_expression(term, None if kinds is None else kinds[term.column]) for term in self.terms]
+        known = [expression for expression in expressions if expression is not None]
+        return nw.all_horizontal(*known, ignore_nulls=True) if known and len(known) == len(expressions) else None
 
 
 ALL = Slice()
@@ -113,6 +109,45 @@ def _number(term: Term) -> float:
                          hint="<, <=, > and >= compare numbers; use = for text") from None
 
 
+def _term_expression(term: Term, kind: Any) -> nw.Expr | None:
+    column = nw.col(term.column)
+    if term.operator in (">", "<", ">=", "<="):
+        number, value = column.cast(nw.Float64), _number(term)
+        held = {">": number > value, "<": number < value, ">=": number >= value, "<=": number <= value}[term.operator]
+        return (held & ~number.is_nan()).fill_null(False)  # engines hold NaN to be the largest number
+    same = None if kind is None else _same_expression(column, term.value, kind)
+    return same if same is None or term.operator == "=" else ~same
+
+
+def _same_expression(column: nw.Expr, value: str, kind: Any) -> nw.Expr | None:
+    """Where the category, as text, is this one; None for types whose text form engines do not agree on."""
+    missing = column.is_null()
+    never = missing & ~missing
+    if isinstance(kind, (nw.String, nw.Categorical, nw.Enum)):
+        same = (column.cast(nw.String) == value).fill_null(False)
+        return same | missing if value == "" else same
+    if isinstance(kind, nw.Float64):
+        if value == "":
+            return (missing | column.is_nan()).fill_null(True)
+        return (column == float(value)).fill_null(False) if _is_name_of(float, value) else never
+    if isinstance(kind, nw.Boolean):
+        if value == "":
+            return missing
+        return (column == (value == "True")).fill_null(False) if value in ("True", "False") else never
+    if kind.is_integer():
+        if value == "":
+            return missing
+        return (column == int(value)).fill_null(False) if _is_name_of(int, value) else never
+    return None
+
+
+def _is_name_of(kind: Callable[[str], Any], text: str) -> bool:
+    try:
+        return category_name(kind(text)) == text
+    except ValueError:
+        return False
+
+
 def _term_mask(term: Term, batch: Batch) -> NDArray[np.bool_]:
     if term.operator in (">", "<", ">=", "<="):
         numbers, value = batch.numbers(term.column), _number(term)
@@ -120,9 +155,6 @@ def _term_mask(term: Term, batch: Batch) -> NDArray[np.bool_]:
             return {">": numbers > value, "<": numbers < value, ">=": numbers >= value,
                     "<=": numbers <= value}[term.operator]
     column: Categorical = batch.categories(term.column)
-    if term.value == "":
-        same = column.codes < 0
-    else:
-        hits = np.array([category_name(value) == term.value for value in column.values], dtype=bool)
-        same = np.append(hits, [False])[column.codes]
+    hits = np.array([category_name(value) == term.value for value in column.values], dtype=bool)
+    same = np.append(hits, [term.value == ""])[column.codes]
     return same if term.operator == "=" else ~same

@@ -22,9 +22,22 @@ from numpy.typing import NDArray
 
 from recspect.diagnosis.batch import _MERSENNE, Array, Batch, bucket, hash_values
 from recspect.diagnosis.estimate import Estimate
-from recspect.errors import DataError, Unavailable
+from recspect.errors import DataError, Unavailable, UsageError
 
 Weights = NDArray[np.float64] | None
+
+
+def _register(registry: dict[str, Any], cls: type) -> None:
+    """Under its name, which a stored tally knows it by.
+
+    Raises:
+        TypeError: Another module has a class of this name already, so that stored tallies would be misread.
+    """
+    known = registry.get(cls.__name__)
+    if known is not None and known.__module__ != cls.__module__:
+        raise TypeError(f"{cls.__module__} defines {cls.__name__}, a name that {known.__module__} has registered; "
+                        "stored tallies know classes by name, so choose another")
+    registry[cls.__name__] = cls
 
 
 class Summary(ABC):
@@ -36,7 +49,7 @@ class Summary(ABC):
     registry: ClassVar[dict[str, type[Summary]]] = {}
 
     def __init_subclass__(cls) -> None:
-        Summary.registry[cls.__name__] = cls
+        _register(Summary.registry, cls)
 
     @abstractmethod
     def __add__(self: S, other: S) -> S:
@@ -55,7 +68,7 @@ class Setting:
     registry: ClassVar[dict[str, type[Setting]]] = {}
 
     def __init_subclass__(cls) -> None:
-        Setting.registry[cls.__name__] = cls
+        _register(Setting.registry, cls)
 
 
 class Stat(ABC, Generic[S]):
@@ -68,7 +81,7 @@ class Stat(ABC, Generic[S]):
     tolerance: ClassVar[float] = 1e-9
 
     def __init_subclass__(cls) -> None:
-        Stat.registry[cls.__name__] = cls
+        _register(Stat.registry, cls)
 
     @property
     @abstractmethod
@@ -157,6 +170,11 @@ class BucketedSummary(Summary):
 
     def __add__(self, other: BucketedSummary) -> BucketedSummary:
         return BucketedSummary(tuple(a + b for a, b in zip(self.parts, other.parts, strict=True)))
+
+    @property
+    def count(self) -> float:
+        """Buckets that hold anything."""
+        return float(sum(not _is_zero(part) for part in self.parts))
 
     @property
     def total(self) -> Any:
@@ -257,6 +275,10 @@ class Bucketed(Stat[BucketedSummary]):
     by: str
     buckets: int = 50
 
+    def __post_init__(self) -> None:
+        if self.buckets < 2:
+            raise UsageError(f"Bucketed: {self.buckets} buckets, expected at least 2", hint="50 give good intervals")
+
     @property
     def columns(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*self.stat.columns, self.by)))
@@ -332,6 +354,11 @@ class GroupedSummary(Summary):
         for key, part in other.parts.items():
             parts[key] = parts[key] + part if key in parts else part
         return bounded_groups(parts, self.other + other.other, self.capacity)
+
+    @property
+    def count(self) -> float:
+        """Categories kept."""
+        return float(len(self.parts))
 
     @property
     def truncated(self) -> bool:

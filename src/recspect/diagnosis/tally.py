@@ -17,7 +17,7 @@ import numpy as np
 
 from recspect.diagnosis.slice import ALL, Slice, Term
 from recspect.diagnosis.stat import Setting, Stat, Summary
-from recspect.errors import RunError, Unavailable
+from recspect.errors import RecspectError, RunError, Unavailable
 
 TALLY_FORMAT = 1
 Key = tuple[Slice, Stat[Any]]
@@ -94,12 +94,18 @@ class Tally(Mapping[Key, Any]):
             index = json.loads(arrays["index"].tobytes())
         except (ValueError, KeyError, OSError, zipfile.BadZipFile, EOFError) as error:
             raise RunError(f"{where} is not a readable tally: {error}", hint="run the diagnosis again") from None
-        if index.get("version") != TALLY_FORMAT:
-            raise RunError(f"{where} has tally format {index.get('version')!r}, this recspect reads {TALLY_FORMAT}",
+        version = index.get("version") if isinstance(index, dict) else None
+        if version != TALLY_FORMAT:
+            raise RunError(f"{where} has tally format {version!r}, this recspect reads {TALLY_FORMAT}",
                            hint="run the diagnosis again with this version")
         _load_all_stats()
-        return cls({(_decode(slice_, arrays), _decode(stat, arrays)): _decode(summary, arrays)
-                    for slice_, stat, summary in index["entries"]})
+        try:
+            return cls({(_decode(slice_, arrays), _decode(stat, arrays)): _decode(summary, arrays)
+                        for slice_, stat, summary in index["entries"]})
+        except (KeyError, TypeError, ValueError, AttributeError, RecspectError) as error:
+            if isinstance(error, RunError):
+                raise
+            raise RunError(f"{where} is damaged: {error}", hint="run the diagnosis again") from None
 
     def write(self, path: str | Path) -> None:
         """Write to a file, whole or not at all."""
