@@ -1,1 +1,1 @@
-"""report."""
+"""Findings -> text, HTML, JSON; charts from evidence. Nothing below this package draws."""
