@@ -24,7 +24,8 @@ from recspect.diagnosis.stats.ranking import PerUnit, measure_lists
 from recspect.errors import DataError, Unavailable, UsageError
 
 KS = (1, 2, 3, 10)
-MEASURES = tuple(cls(k=k) for cls in (NDCG, Recall, Precision, HitRate, ReciprocalRank, AveragePrecision) for k in KS) + (
+MEASURES = (
+    *(cls(k=k) for cls in (NDCG, Recall, Precision, HitRate, ReciprocalRank, AveragePrecision) for k in KS),
     AreaUnderCurve(), NDCG(k=None), NDCG(k=3, gain="exponential"), ReciprocalRank(k=None), AveragePrecision(k=None),
     AveragePrecision(k=2, over="achievable"))
 
