@@ -36,7 +36,7 @@ def encode_label(label: Label, batch: Batch) -> NDArray[np.float64]:
         if label.kind != "binary" or label.at_least is not None:
             raise
         raise DataError(f"binary label {label.name!r} holds {describe(batch[label.name])}, expected 0 and 1",
-                        hint="say in the schema which value counts as 1, such as positive = \"yes\"") from None
+                        hint='say in the schema which value counts as 1, such as positive = "yes"') from None
     _refuse_gaps(label, np.flatnonzero(~np.isfinite(numbers)))
     if label.kind == "graded":
         return numbers

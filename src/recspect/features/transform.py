@@ -1,7 +1,6 @@
 """From a table to tensors: fitted on training rows only, then the same for every row.
 
-    transform = FeatureTransform.fit(schema, training_rows)
-    encoded = transform.transform(any_rows)      # one tensor per field
+`FeatureTransform.fit(schema, training_rows)` learns; `.transform(any_rows)` gives one tensor per field.
 """
 
 from __future__ import annotations

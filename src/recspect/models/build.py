@@ -12,7 +12,7 @@ from recspect.models.config import ModelConfig
 from recspect.models.deepfm import DeepFM
 from recspect.models.mlp import MLP
 
-MODELS: dict[str, type[DeepFM] | type[MLP]] = {"deepfm": DeepFM, "mlp": MLP}
+MODELS: dict[str, type[DeepFM | MLP]] = {"deepfm": DeepFM, "mlp": MLP}
 """Name in settings and on the command line -> class."""
 
 

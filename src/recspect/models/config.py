@@ -21,8 +21,9 @@ class ModelConfig:
         activation: Of the hidden layers: `relu`, `silu`, `gelu` or `tanh`.
         dropout: Share of hidden activations dropped in training, 0 to below 1.
         embedding_deviation: Standard deviation of embeddings at the start.
-        output_mean, output_scale: The output is `output_mean + output_scale * raw`; for graded labels the mean and
-            deviation of the label in training, so that predictions are in its unit; 0 and 1 for binary labels.
+        output: What the model returns: `logit` for a binary label, `value` (in the label's unit) for a graded one.
+        output_mean: The output is `output_mean + output_scale * raw`; for a value, the label's mean in training.
+        output_scale: For a value, the label's standard deviation in training.
     """
 
     name: str = "deepfm"
@@ -31,6 +32,7 @@ class ModelConfig:
     activation: Activation = "relu"
     dropout: float = 0.0
     embedding_deviation: float = 0.01
+    output: Literal["logit", "value"] = "logit"
     output_mean: float = 0.0
     output_scale: float = 1.0
 
@@ -42,6 +44,8 @@ class ModelConfig:
                 not self.hidden or min(self.hidden) < 1,
             f"activation is {self.activation!r}, choices: 'relu', 'silu', 'gelu', 'tanh'":
                 self.activation not in ("relu", "silu", "gelu", "tanh"),
+            f"output is {self.output!r}, choices: 'logit', 'value'": self.output not in ("logit", "value"),
+            f"output_scale is {self.output_scale}, expected more than 0": not self.output_scale > 0,
             f"dropout is {self.dropout}, expected 0 or more and below 1": not 0 <= self.dropout < 1,
             f"embedding_deviation is {self.embedding_deviation}, expected more than 0": not self.embedding_deviation > 0,
         }

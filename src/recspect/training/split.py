@@ -38,7 +38,8 @@ def split_rows(batch: Batch, schema: Schema, *, test_share: float, validation_sh
     Args:
         batch: The table.
         schema: Says which column is the time.
-        test_share, validation_share: Between 0 and 1; the second is a share of what the first leaves.
+        test_share: Between 0 and 1.
+        validation_share: Between 0 and 1, of what the test part leaves.
         by: `time`, `random`, or `auto`.
         seed: Of the random split.
 

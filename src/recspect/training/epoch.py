@@ -1,0 +1,109 @@
+"""One pass over the training rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn import functional
+
+from recspect.diagnosis.observing import Observer, name_nonfinite
+from recspect.errors import RunError
+from recspect.models import ModelConfig
+from recspect.training.config import TrainingConfig
+from recspect.training.optimisers import RowwiseAdagrad, clip_gradients
+from recspect.training.rows import Part
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What trains: the model with its optimisers, plain and as Fabric wraps them.
+
+    Args:
+        fabric: Device and precision.
+        model: The model itself: weights, names, hooks.
+        wrapped: The same model for forward passes in the chosen precision.
+        optimisers: By name (`dense`, `tables`), plain: their state goes into checkpoints.
+        steppers: The same optimisers, wrapped.
+        observer: Looks on.
+    """
+
+    fabric: Fabric
+    model: nn.Module
+    wrapped: nn.Module
+    optimisers: Mapping[str, torch.optim.Optimizer]
+    steppers: tuple[Any, ...]
+    observer: Observer
+
+
+def one_epoch(machine: Machine, part: Part, config: TrainingConfig, *, seed: int,
+              tell: Callable[[int, float], None]) -> float:
+    """Train on every row once, in a new order; gives the mean loss (nats, or the label's unit squared).
+
+    Args:
+        machine: Is changed.
+        part: Training rows.
+        config: Rows per step, clipping.
+        seed: Decides the order of rows and the dropout, whatever happened before.
+        tell: Called with the step from 1 and the mean loss so far.
+
+    Raises:
+        RunError: The loss became NaN or infinite; the weights are those before that step.
+    """
+    torch.manual_seed(seed)
+    machine.model.train()
+    observer, device = machine.observer, machine.fabric.device
+    order = torch.randperm(part.encoded.rows)
+    unit = config.model.output_scale**2
+    total, seen = 0.0, 0
+    for step, start in enumerate(range(0, part.encoded.rows, config.batch_rows), start=1):
+        index = order[start:start + config.batch_rows]
+        inputs = part.encoded.take(index).to(device).inputs
+        target = part.target[index].to(device)
+        with observer.step() as look:
+            losses = row_losses(machine.wrapped(inputs), target, config.model)
+            loss = losses.mean()
+            value = loss.item()
+            if not math.isfinite(value):
+                why = name_nonfinite(machine.model, partial(machine.wrapped, inputs))
+                raise RunError(f"the loss is {value} at step {observer.steps_done} (epoch {observer.epoch}): {why}",
+                               hint="lower the learning rates, set clip_norm, and look for extreme values in the inputs")
+            for stepper in machine.steppers:
+                stepper.zero_grad()
+            machine.fabric.backward(loss)
+            look.before_update(value * unit, losses * unit if look.sampled else None)
+            if config.clip_norm is not None:
+                clip_gradients(machine.model.parameters(), config.clip_norm)
+            for stepper in machine.steppers:
+                stepper.step()
+        total, seen = total + value * len(index), seen + len(index)
+        tell(step, total / seen * unit)
+    return total / seen * unit
+
+
+def row_losses(output: Tensor, target: Tensor, model: ModelConfig) -> Tensor:
+    """Per row, (B,): cross-entropy in nats, or squared error in deviations of the label."""
+    if model.output == "logit":
+        return functional.binary_cross_entropy_with_logits(output, target, reduction="none")
+    return ((output - target) / model.output_scale).square()
+
+
+def make_optimisers(model: nn.Module, config: TrainingConfig) -> dict[str, torch.optim.Optimizer]:
+    """`tables` for embedding tables, `dense` (fused Adam) for everything else; biases are not regularised."""
+    tables = [parameter for name, parameter in model.named_parameters() if name.endswith("table.weight")]
+    chosen = {id(parameter) for parameter in tables}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in chosen]
+    groups = [{"params": [parameter for parameter in rest if parameter.dim() > 1], "weight_decay": config.dense_l2},
+              {"params": [parameter for parameter in rest if parameter.dim() <= 1], "weight_decay": 0.0}]
+    optimisers: dict[str, torch.optim.Optimizer] = {"dense": torch.optim.Adam(groups, lr=config.learning_rate, fused=True)}
+    if tables and config.table_optimiser == "rowwise_adagrad":
+        optimisers["tables"] = RowwiseAdagrad(tables, lr=config.table_learning_rate, l2=config.embedding_l2)
+    elif tables:
+        optimisers["tables"] = torch.optim.SparseAdam(tables, lr=config.table_learning_rate)
+    return optimisers
