@@ -1,6 +1,6 @@
 """Columns in, the same columns out: Arrow, categories, hashes, buckets, concatenation."""
 
-import datetime
+import datetime as dt
 import hashlib
 
 import numpy as np
@@ -33,7 +33,7 @@ def test_every_arrow_type_has_one_form():
         "integer": pa.array([1, 2, 3]), "with_null": pa.array([1, None, 3]), "flag": pa.array([True, None, False]),
         "text": pa.array(["b", None, "a"]), "view": pa.array(["b", None, "a"], pa.string_view()),
         "dictionary": pa.array(["x", None, "x"]).dictionary_encode(), "number": pa.array([.5, None, np.nan]),
-        "day": pa.array([datetime.date(2024, 1, 2), None, datetime.date(1970, 1, 1)]),
+        "day": pa.array([dt.date(2024, 1, 2), None, dt.date(1970, 1, 1)]),
         "money": pa.array([1, None, 2], pa.decimal128(9, 2)), "tags": pa.array([["a", "b"], None, []]),
         "vector": pa.FixedSizeListArray.from_arrays(pa.array([1., 2, 3, 4, 5, 6]), 2), "nothing": pa.nulls(3)})
     batch = Batch.from_arrow(table)
@@ -44,7 +44,7 @@ def test_every_arrow_type_has_one_form():
         assert decoded(batch[name]) == ["b", None, "a"]
     assert decoded(batch["dictionary"]) == ["x", None, "x"]
     np.testing.assert_array_equal(batch["number"], [.5, np.nan, np.nan])
-    assert batch["day"].tolist()[2] == datetime.datetime(1970, 1, 1)  # noqa: DTZ001 - times carry no zone here
+    assert batch["day"].tolist()[2] == dt.datetime(1970, 1, 1)  # noqa: DTZ001 - times carry no zone here
     np.testing.assert_array_equal(batch["money"], [1, np.nan, 2])
     assert batch["tags"].lengths.tolist() == [2, 0, 0]
     assert batch["vector"].shape == (3, 2)
@@ -53,7 +53,7 @@ def test_every_arrow_type_has_one_form():
 
 def test_times_finer_than_microseconds_and_with_a_zone_are_read():
     column = column_from_arrow(pa.array([1_700_000_000_123_456_789], pa.timestamp("ns", "Europe/Berlin")))
-    assert column.tolist() == [datetime.datetime(2023, 11, 14, 22, 13, 20, 123456)]  # noqa: DTZ001
+    assert column.tolist() == [dt.datetime(2023, 11, 14, 22, 13, 20, 123456)]  # noqa: DTZ001
 
 
 def test_integers_beyond_floats_with_nulls_stay_exact():

@@ -67,7 +67,7 @@ def test_reading_and_writing():
     assert hash(one) == hash(Slice.parse("age>=30, surface=home"))
     assert one.columns == ("age", "surface")
     assert str(ALL) == "all rows"
-    assert ALL == Slice.parse("")
+    assert Slice.parse("") == ALL
     assert Slice.of(country="DE", n=3.0) == Slice.parse("country=DE, n=3")
     assert Slice.parse("a=b=c").terms[0].value == "b=c"
 

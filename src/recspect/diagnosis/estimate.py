@@ -52,10 +52,11 @@ class Estimate:
 
     def __str__(self) -> str:
         """Such as `0.736 (0.731 to 0.741) AUC, 25,156 users`, rounded to what the interval supports."""
-        digits = significant_digits(self.value, self.error)
-        text = f"{self.value:.{digits}f}"
+        is_count = self.error is None and self.value == int(self.value)
+        digits = 0 if is_count else significant_digits(self.value, self.error)
+        text = f"{self.value:,.{digits}f}"
         if self.has_interval:
-            text += f" ({self.low:.{digits}f} to {self.high:.{digits}f})"
+            text += f" ({self.low:,.{digits}f} to {self.high:,.{digits}f})"
         return f"{text} {self.unit}, {self.n:,} {self.of}"
 
 
