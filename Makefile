@@ -1,0 +1,62 @@
+# Every target does its own set-up: `make demo` and `make test` work in a fresh clone.
+# The virtual environment, and the stamps that say what is installed in it, live in .venv; `make clean` removes it.
+
+VENV   := .venv
+PY     := $(VENV)/bin/python
+PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,\
+            $(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
+# What `make demo` may be told, for example: make demo ARGS="--no-open"
+ARGS   ?=
+# One thread per process: the work is split by process, and figures do not depend on the number of cores.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## */  make \1\t/' | expand -t 16
+
+demo: $(VENV)/.train  ## train a recommender on real data, look inside, write the report
+	@env -u OMP_NUM_THREADS $(VENV)/bin/recspect demo $(ARGS)
+
+test: lint  ## lint, types, import walls, then all tests
+	@$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
+
+lint: $(VENV)/.test  ## ruff, mypy on the engine, import walls
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports --no-logo
+
+bench: $(VENV)/.bench  ## measure us against a peer: make bench NAME=ig
+	@$(PY) bench/run.py $(NAME)
+
+clean:  ## remove the virtual environment and what the tools left
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache dist
+
+# ------------------------------------------------------------------ set-up
+
+$(PY):
+	@test -n "$(PYTHON)" || { echo "recspect needs Python 3.11 or newer; none was found on PATH." \
+	  "Install one, or name it: make PYTHON=/path/to/python3 ..." >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"recspect needs Python 3.11 or newer; $(PYTHON) is {sys.version.split()[0]}")'
+	$(PYTHON) -m venv $(VENV)
+
+# A stamp is older than what it was made from when that changes; then pip is asked again.
+install = $(PY) -m pip install --disable-pip-version-check --quiet --progress-bar off -c constraints.txt -e ".[$(1)]"
+
+$(VENV)/.train: pyproject.toml constraints.txt | $(PY)
+	@echo "Installing recspect with PyTorch into $(VENV); the first time takes a few minutes."
+	@$(call install,train)
+	@touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(PY)
+	@echo "Installing recspect with PyTorch and the test tools into $(VENV); the first time takes a few minutes."
+	@$(call install,train$(comma)test$(comma)lint)
+	@touch $@ $(VENV)/.train
+
+$(VENV)/.bench: pyproject.toml constraints.txt | $(PY)
+	@echo "Installing recspect and what it is measured against into $(VENV)."
+	@$(call install,train$(comma)bench)
+	@touch $@ $(VENV)/.train
+
+comma := ,
