@@ -150,9 +150,10 @@ class Quantiles(Stat[QuantilesSummary]):
     def summarize(self, batch: Batch, weight: Weights = None) -> QuantilesSummary:
         values = batch.numbers(self.column)
         w = np.ones(len(values)) if weight is None else weight
-        if weight is not None and len(w) and ((w != np.floor(w)).any() or w.max() > _LARGEST_WEIGHT):
+        refused = w[(w != np.floor(w)) | (w > _LARGEST_WEIGHT)]
+        if len(refused):
             raise DataError(f"quantiles of {self.column!r} count whole rows; weights must be whole numbers up to "
-                            f"{_LARGEST_WEIGHT}, found {w[w != np.floor(w)][:1].tolist() or w.max():}",
+                            f"{_LARGEST_WEIGHT}, found {refused[0]:g}",
                             hint="use Moments, whose weights may be fractions, or leave the weights out")
         finite = np.isfinite(values)
         known = values[finite] + 0.0

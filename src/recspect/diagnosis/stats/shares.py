@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -74,10 +75,12 @@ class Shares:
 
 
 def chi_square_quantile(level: float, freedom: int) -> float:
-    """By Wilson and Hilferty 1931; within 1% for two or more degrees of freedom, exact for one."""
+    """Exact for one and two degrees of freedom, else by Wilson and Hilferty 1931, within 1.5%."""
     if freedom < 1:
         return 0.0
     if freedom == 1:
         return NormalDist().inv_cdf((1 + level) / 2) ** 2
+    if freedom == 2:
+        return -2 * math.log(1 - level)
     spread = 2 / (9 * freedom)
     return float(freedom * max(0.0, 1 - spread + NormalDist().inv_cdf(level) * np.sqrt(spread)) ** 3)
