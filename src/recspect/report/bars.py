@@ -25,9 +25,9 @@ def bars_chart(bars: Bars, palette: Palette) -> Drawing | None:
     rows = _rows(bars, grouped=grouped, from_zero=not dots)
     low, high = _domain(rows, bars.reference)
     place = {"y": nominal("name", title="", axis={"labelColor": palette.ink, "labelLimit": 132},
-                          scale={"paddingInner": 0.28, "paddingOuter": 0.14})}
+                          scale={"type": "band", "paddingInner": 0.28, "paddingOuter": 0.14})}
     if grouped:
-        place["yOffset"] = nominal("group")
+        place["yOffset"] = nominal("group", scale={"type": "band"})
         hues = [palette.target, *palette.others]
         look = {"color": nominal("group", scale={"domain": groups, "range": [hues[k % len(hues)] for k in range(len(groups))]},
                                  legend={"title": None, "symbolType": "circle" if dots else "square"})}

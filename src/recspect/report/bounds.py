@@ -35,6 +35,7 @@ MAX_REASONS = 50
 MAX_NODES = 40
 MAX_EDGES = 120
 MAX_MARKS = 6
+_GREATEST = 1e100
 
 
 def bounded(evidence: Evidence) -> tuple[Evidence, str]:
@@ -85,7 +86,7 @@ def _curve(curve: Curve) -> tuple[Curve, str]:
     if hidden:
         notes.append(f"{hidden:,} values of zero or less have no place on the logarithmic axis.")
     notes.append(_left_out(len(lines), len(curve.lines), "lines"))
-    marks = tuple((x, text) for x, text in curve.marks if finite(x) is not None and (x > 0 or not curve.log_x))
+    marks = tuple((x, text) for x, text in curve.marks if _drawable(x) is not None and (x > 0 or not curve.log_x))
     return replace(curve, lines=tuple(lines), marks=marks[:MAX_MARKS]), " ".join(filter(None, notes))
 
 
@@ -93,7 +94,7 @@ def _points(line: Line) -> list[tuple[float, float, float, float]]:
     """(x, y, low, high) by x; points without a place on the x axis go."""
     n = min(len(line.x), len(line.y))
     low, high = _numbers(line.low, n), _numbers(line.high, n)
-    points = [(finite(line.x[i]), y, low[i], high[i]) for i, y in enumerate(_numbers(line.y, n))]
+    points = [(_drawable(line.x[i]), y, low[i], high[i]) for i, y in enumerate(_numbers(line.y, n))]
     return [point for point in points if point[0] is not None]  # type: ignore[misc]
 
 
@@ -124,7 +125,7 @@ def _bars(bars: Bars) -> tuple[Bars, str]:
         low=tuple(low[i] for i in kept) if banded else (),
         high=tuple(high[i] for i in kept) if banded else (),
         group=tuple(group[i] for i in kept) if group else (),
-        reference=finite(bars.reference),
+        reference=_drawable(bars.reference),
     ), _left_out(len(kept), n, "bars")
 
 
@@ -168,17 +169,25 @@ def _scatter(scatter: Scatter) -> tuple[Scatter, str]:
 def _stage_graph(graph: StageGraph) -> tuple[StageGraph, str]:
     nodes: dict[str, float] = {}
     for name, count in graph.nodes[:MAX_NODES]:
-        nodes.setdefault(name, max(0.0, finite(count) or 0.0))
-    edges = [(start, end, max(0.0, finite(count) or 0.0)) for start, end, count in graph.edges
+        nodes.setdefault(name, max(0.0, _drawable(count) or 0.0))
+    edges = [(start, end, max(0.0, _drawable(count) or 0.0)) for start, end, count in graph.edges
              if start in nodes and end in nodes and start != end]
     notes = [_left_out(min(len(graph.nodes), MAX_NODES), len(graph.nodes), "stages"),
              _left_out(min(len(edges), MAX_EDGES), len(edges), "connections")]
     return (replace(graph, nodes=tuple(nodes.items()), edges=tuple(edges[:MAX_EDGES])), " ".join(filter(None, notes)))
 
 
+def _drawable(value: object) -> float | None:
+    """A finite number of a size for which widths and ratios of axes are finite too; None for what has no place."""
+    number = finite(value)
+    if number is None or abs(number) > _GREATEST:
+        return None
+    return number if abs(number) >= 1 / _GREATEST else 0.0
+
+
 def _numbers(values: Sequence[object], n: int) -> tuple[float, ...]:
     """So many floats, NaN where there is no finite number."""
-    found = [finite(value) for value in values[:n]]
+    found = [_drawable(value) for value in values[:n]]
     return tuple(math.nan if value is None else value for value in found) + (math.nan,) * (n - len(found))
 
 

@@ -149,13 +149,14 @@ def _heat_map(heat: HeatMap, palette: Palette) -> Drawing | None:
 def _distribution_pair(pair: DistributionPair, palette: Palette) -> Drawing | None:
     if all(math.isnan(v) for v in (*pair.target, *pair.reference)):
         return None
+    most = max(v for v in (*pair.target, *pair.reference) if not math.isnan(v))
     target, reference = unique([short(pair.target_name, 40), short(pair.reference_name, 40)])
     bins = unique([short(label, 24) for label in pair.bins])
     angled = sum(len(label) + 2 for label in bins) > 60
     encoding = {
         "x": nominal("bin", title=pair.x_title, scale={"paddingInner": 0.12, "domain": bins},
                      axis={"labelAngle": -40 if angled else 0, "labelLimit": 100, "labelOverlap": "greedy"}),
-        "y": quantitative("share", title="share", scale={"zero": True, "nice": True}, axis={"format": ".0~%", "tickCount": 5}),
+        "y": quantitative("share", title="share", stack=None, scale={"domain": [0, most or 1.0], "nice": True}, axis={"format": ".0~%", "tickCount": 5}),
         "color": nominal("series", scale={"domain": [target, reference], "range": [palette.target, palette.reference]},
                          legend={"title": None, "symbolType": "square", "symbolOpacity": 1, "offset": 28}),
         "tooltip": [{"field": "bin", "type": "nominal"}, {"field": "series", "type": "nominal"},

@@ -135,11 +135,12 @@ def _value(pixel: float, domain: list[float], *, log: bool) -> float:
 
 def _domain(values: list[float], *, log: bool, margin: float) -> list[float]:
     low, high = min(values), max(values)
+    # Values that differ by rounding only are one value: an axis cannot show less.
     if log:
-        ratio = (high / low) ** margin if high > low else 2.0
+        ratio = (high / low) ** margin if high > low * (1 + 1e-12) else 2.0
         return [low / ratio, high * ratio]
-    if low == high:
-        space = abs(low) * 0.1 or 1.0
+    if high - low <= 1e-12 * max(abs(low), abs(high)):
+        space = max(abs(low), abs(high)) * 0.1 or 1.0
         return [low - space, high + space]
     return [low - margin * (high - low), high + margin * (high - low)]
 

@@ -11,6 +11,7 @@ import hashlib
 import html
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -34,6 +35,7 @@ from recspect.report.wording import amount, by_code, by_stage, certainty, clean,
 
 NOTEBOOK_HEIGHT = 800
 SIGNS = {Verdict.FAIL: "✕", Verdict.WARN: "!", Verdict.UNKNOWN: "?", Verdict.PASS: "✓"}
+_CODE = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*")
 _PROVENANCE_LIMIT = 20_000
 _WIDE_COLUMNS = 6
 
@@ -83,13 +85,13 @@ class Card:
 def render(report: Report) -> str:
     """The page as text, about 1 MB (of which 0.9 MB is the drawing library)."""
     specs: list[dict[str, Any]] = []
-    cards = [_card(group, specs) for group in by_code(report.ranked)]
+    cards = [_card(number, group, specs) for number, group in enumerate(by_code(report.ranked))]
     chapters = _chapters(report, cards, specs)
     drawing = {"config": specs[0]["config"] if specs else {}, "specs": [{k: v for k, v in s.items() if k != "config"} for s in specs]}
     style = Markup(_style())  # noqa: S704 - ours, nothing of the report in it
     scripts = (Markup(_bundle()), Markup(_asset("page.js"))) if specs else ()  # noqa: S704 - the library and our script
     sentence, rest = wording.headline(report)
-    return _environment().get_template("page.html.j2").render(
+    page: str = _environment().get_template("page.html.j2").render(
         title=clean(report.title, limit=300), verdict=report.verdict.value, sentence=sentence, rest=rest,
         counts=[(v.value, len(report.with_verdict(v))) for v in Verdict], signs={v.value: sign for v, sign in SIGNS.items()},
         told=[card for card in cards if card.verdict in ("FAIL", "WARN")],
@@ -99,6 +101,7 @@ def render(report: Report) -> str:
         sources=wording.sources(report), style=style, scripts=scripts, policy=_policy(style, scripts),
         drawing=Markup(_json_block(drawing)),  # noqa: S704 - escaped by _json_block
     )
+    return page.lstrip() + "\n"
 
 
 def write(report: Report, path: str | Path) -> Path:
@@ -136,11 +139,12 @@ def notebook_html(report: Report) -> str:
 # ---------------------------------------------------------------------- what the template shows
 
 
-def _card(group: Sequence[Finding], specs: list[dict[str, Any]]) -> Card:
+def _card(number: int, group: Sequence[Finding], specs: list[dict[str, Any]]) -> Card:
     first = group[0]
     told = tuple(_told(finding, specs) for finding in group)
     question = clean(first.code.split(".", 1)[-1], limit=60).replace("_", " ")
-    anchor = f"{first.verdict.value.lower()}-" + "".join(c if c.isascii() and c.isalnum() else "-" for c in first.code[:60])
+    # A link to a finding survives a new run: it is made of verdict and code.
+    anchor = f"{first.verdict.value.lower()}-{first.code}" if _CODE.fullmatch(first.code) else f"finding-{number}"
     commands: dict[str, dict[str, None]] = {}
     for finding in group:
         for remedy in finding.remedies:

@@ -134,7 +134,7 @@ def lead(claim: str) -> str:
 def split_claim(claim: str) -> tuple[str, str]:
     """The first statement of a claim, short enough for a heading, and what follows it (or the whole, where it was cut)."""
     text = clean(claim)
-    found = _SENTENCE.search(text, 12)
+    found = _SENTENCE.search(text, 4)
     if found and found.start() <= _HEADING:
         rest = text[found.end():].strip()
         return text[: found.start()], rest[:1].upper() + rest[1:] if _WORD.match(rest) else rest
@@ -170,7 +170,7 @@ def headline(report: Report) -> tuple[str, str]:
         return "Healthy: everything that could be judged passes.", f"{counted(len(passed), 'finding passes', 'findings pass')}. {left}".strip()
     if unknown:
         return "Nothing could be judged.", left
-    return "No findings: nothing was examined.", ""
+    return "Nothing was examined.", ""
 
 
 def _lower(text: str) -> str:
