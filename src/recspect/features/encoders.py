@@ -199,14 +199,18 @@ class BucketEncoder:
 
     @classmethod
     def fit(cls, field: Field, batch: Batch) -> BucketEncoder:
-        """Edges at equal counts of the training values; values held by many rows merge buckets."""
+        """Edges at equal counts of the training values; a value that would fill several buckets gets one to itself."""
         numbers = _numbers(field, batch)
         known = numbers[np.isfinite(numbers)]
         if not len(known):
             return cls(field, np.empty(0))
         levels = np.arange(1, field.quantile_buckets) / field.quantile_buckets
-        edges = np.unique(np.quantile(known, levels, method="higher"))
-        return cls(field, edges[edges > known.min()])
+        edges, times = np.unique(np.quantile(known, levels, method="higher"), return_counts=True)
+        values = np.unique(known)
+        crowded = edges[(times > 1) | (edges == values[0])]
+        after = np.searchsorted(values, crowded, side="right")
+        edges = np.union1d(edges, values[after[after < len(values)]])
+        return cls(field, edges[edges > values[0]])
 
     @property
     def size(self) -> InputSize:

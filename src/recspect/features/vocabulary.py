@@ -120,7 +120,7 @@ class Vocabulary:
             values = arrays["values"]
         else:
             whole, ends = arrays["bytes"].tobytes(), arrays["ends"]
-            starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
+            starts = np.concatenate([[0], ends])[:-1].astype(np.int64)
             values = np.empty(len(ends), dtype=object)
             for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
                 values[i] = whole[start:end].decode("utf-8", "surrogatepass")

@@ -105,5 +105,7 @@ def make_optimisers(model: nn.Module, config: TrainingConfig) -> dict[str, torch
     if tables and config.table_optimiser == "rowwise_adagrad":
         optimisers["tables"] = RowwiseAdagrad(tables, lr=config.table_learning_rate, l2=config.embedding_l2)
     elif tables:
+        if not torch.sparse.check_sparse_tensor_invariants.is_enabled():
+            torch.sparse.check_sparse_tensor_invariants.disable()  # says that the default is meant; else torch warns
         optimisers["tables"] = torch.optim.SparseAdam(tables, lr=config.table_learning_rate)
     return optimisers

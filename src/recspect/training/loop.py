@@ -121,7 +121,7 @@ def resume(run_dir: str | Path, data: Table | tuple[Table, Table, Table], *,
     if tables.fingerprint != run.record["data_fingerprint"]:
         raise RunError(f"run {run.id} was trained on other data: fingerprint {run.record['data_fingerprint']}, "
                        f"this data has {tables.fingerprint}", hint="give the same rows in the same order, or train anew")
-    return _recorded(run.updated(status="running"), tables.encode(schema, run.transform), progress)
+    return _recorded(run.updated(status="running", reason=""), tables.encode(schema, run.transform), progress)
 
 
 # ---------------------------------------------------------------------- details

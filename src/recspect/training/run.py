@@ -5,6 +5,7 @@ See docs/run-directory.md for the files. Nothing is read with pickle.
 
 from __future__ import annotations
 
+import json
 import platform
 import re
 from collections.abc import Mapping, Sequence
@@ -94,6 +95,7 @@ class Run:
             "inputs": [asdict(size) for size in transform.sizes], "label": schema.label.name,
             "epochs_done": 0, "best_epoch": None, "metrics": {"epochs": []},
         }
+        record = json.loads(json.dumps(record))  # as it will be read: lists for tuples
         write_json(folder / "run.json", record)
         return cls(folder, record)
 
