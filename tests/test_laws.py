@@ -36,6 +36,7 @@ def test_laws(example: LawExample):
     assert_laws(example.stat, example.make(np.random.default_rng(3), 80))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_laws_on_random_and_spoiled_rows(example: LawExample):
     run_law_suite(example)

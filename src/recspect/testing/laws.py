@@ -193,7 +193,7 @@ def _frames(table: Any) -> Iterator[tuple[str, nw.LazyFrame[Any]]]:
         yield "DuckDB", nw.from_native(connection.table("law_rows"))
 
 
-def run_law_suite(example: LawExample, *, examples: int = 12, rows: int = 60) -> None:
+def run_law_suite(example: LawExample, *, examples: int = 10, rows: int = 40) -> None:
     """The algebraic laws on many random inputs, clean and spoiled, by hypothesis, which reports the smallest that fails."""
     from hypothesis import given, settings
     from hypothesis import strategies as st
