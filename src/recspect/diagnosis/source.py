@@ -7,6 +7,7 @@ come in bounded batches; only the columns that are asked for are read.
 from __future__ import annotations
 
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -96,7 +97,7 @@ def read(data: Any, *, name: str = "", sql: str | None = None, engine: str = "au
 
     if engine not in ENGINES:
         raise UsageError(f"engine is {engine!r}", hint=f"engines: {listing(ENGINES)}")
-    if isinstance(data, str) and data.lstrip()[:7].lower() in ("select ", "with   ", "select\n"):
+    if isinstance(data, str) and re.match(r"\s*(select|with)\s", data, re.IGNORECASE):
         raise DataError("a query was given where data is expected",
                         hint='read("file.parquet", sql="SELECT ... FROM data"), or read(connection, sql="SELECT ...")')
     if source_query.is_connection(data):

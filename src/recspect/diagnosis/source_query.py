@@ -58,16 +58,15 @@ def query(
     _require_select(sql)
     if connection is not None:
         try:  # a cursor has its own stream, but does not see temporary tables and registered frames
-            connection.cursor().sql(sql)
+            names = connection.cursor().sql(sql).columns
         except duckdb.CatalogException:
             return Relation(name=name, relation=_relation(connection, sql, name))
         except duckdb.Error as error:
             raise _refused(name, error) from None
-        return Query(name=name, sql=sql, opening=connection.cursor)
+        return Query(name=name, sql=sql, opening=connection.cursor, names=tuple(names))
     assert over is not None
-    source = Query(name=name, sql=sql, opening=_opening(over), basis=over)
-    _ = source.columns  # a query that DuckDB refuses fails here, not at the first batch
-    return source
+    opening = _opening(over)
+    return Query(name=name, sql=sql, opening=opening, names=tuple(_relation(opening(), sql, name).columns), basis=over)
 
 
 @dataclass(frozen=True)
@@ -78,17 +77,19 @@ class Query(Source):
         name: What to call it.
         sql: One SELECT.
         opening: Gives a connection on which the query's tables are known.
+        names: Its columns.
         basis: The source that stands as `data`, for the fingerprint.
     """
 
     name: str
     sql: str
     opening: Opening
+    names: tuple[str, ...]
     basis: Source | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return tuple(_relation(self.opening(), self.sql, self.name).columns)
+        return self.names
 
     def batches(
         self, columns: Sequence[str] | None = None, *, rows: int = ROWS, together: str | None = None
