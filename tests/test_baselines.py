@@ -1,10 +1,17 @@
 """The honest baselines: against their formulas, brute force and planted worlds."""
 
+import doctest
+import re
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recspect import recommending
 from recspect.diagnosis.batch import Batch, Categorical
 from recspect.errors import DataError, Unavailable, UsageError
 from recspect.recommending.compare import baseline_columns, fit_baselines
@@ -364,3 +371,22 @@ def test_graded_labels_count_from_their_mean():
     fitted = fit_baselines(train, schema)
     assert fitted.ease.interactions.item_weights.tolist() == [2, 0]
     assert fitted.rate == 0.5
+
+
+# ------------------------------------------------------------------ what is shown runs
+
+
+def test_the_code_of_the_page_runs(capsys):
+    page = Path(__file__).parents[1] / "docs" / "baselines.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    assert len(blocks) == 4
+    names = {}
+    for block in blocks:
+        exec(compile(block, str(page), "exec"), names)
+    assert "recall@10, 50 users" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("module", [module.name for module in iter_modules(recommending.__path__)])
+def test_examples_in_docstrings(module):
+    found = doctest.testmod(import_module(f"recspect.recommending.{module}"), extraglobs={"np": np})
+    assert found.failed == 0

@@ -141,4 +141,4 @@ def _average_user(fitted: FittedItemKNN | FittedEASE) -> NDArray[np.float64]:
         scores[fitted.known] = profile[fitted.known] @ fitted.effects
         return scores
     entry, targets, similarity = fitted.reached.entries(np.arange(interactions.n_items))
-    return np.bincount(targets, profile[entry] * similarity, minlength=interactions.n_items)
+    return np.bincount(targets, profile[entry] * similarity, minlength=interactions.n_items).astype(np.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +47,7 @@ class Interactions:
     @property
     def item_weights(self) -> NDArray[np.float64]:
         """Sum of weights per item, shape (items,); without weights, the number of its users."""
-        return np.bincount(self.items, self.weights, minlength=self.n_items)
+        return np.bincount(self.items, self.weights, minlength=self.n_items).astype(np.float64)
 
     @classmethod
     def from_pairs(
@@ -80,7 +81,7 @@ class Interactions:
                 raise DataError("weights must be finite and not negative",
                                 hint="leave out the rows that say that the user did not want the item")
             distinct, inverse = np.unique(keys, return_inverse=True)
-            sums = np.bincount(inverse.reshape(-1), given, minlength=len(distinct))
+            sums = np.bincount(inverse.reshape(-1), given, minlength=len(distinct)).astype(np.float64)
             distinct, sums = distinct[sums > 0], sums[sums > 0]
         offsets = np.searchsorted(distinct, np.arange(n_users + 1, dtype=np.int64) * n_items)
         return cls(distinct % n_items, sums, offsets, n_items)
@@ -128,8 +129,8 @@ class Interactions:
             rows, users, weights = by_item.entries(wanted)
             counts = np.zeros(len(wanted) * self.n_items)
             size = np.cumsum(self.lengths[users])
-            cuts = np.searchsorted(size, np.arange(_EXPANSION, size[-1] + _EXPANSION, _EXPANSION)) if len(size) else []
-            for start, end in zip([0, *cuts], [*cuts, len(users)], strict=True):
+            steps = np.arange(_EXPANSION, (size[-1] if len(size) else 0) + _EXPANSION, _EXPANSION)
+            for start, end in itertools.pairwise([0, *np.searchsorted(size, steps), len(users)]):
                 if start == end:
                     continue
                 entry, items, other = self.entries(users[start:end])

@@ -224,16 +224,16 @@ def _last_known(batch: Batch, schema: Schema, key: str, names: list[str], *, cod
 
 
 def _missing(column: Column) -> NDArray[np.bool_]:
+    missing: NDArray[np.bool_] = np.zeros(len(column), dtype=bool)
     if isinstance(column, Categorical):
-        return column.codes < 0
-    if isinstance(column, Ragged):
-        return column.lengths == 0
-    if column.dtype.kind == "M":
-        return np.isnat(column)
-    if column.dtype.kind == "f":
-        gaps = np.isnan(column)
-        return gaps if column.ndim == 1 else gaps.any(axis=1)
-    return np.zeros(len(column), dtype=bool)
+        missing = column.codes < 0
+    elif isinstance(column, Ragged):
+        missing = column.lengths == 0
+    elif column.dtype.kind == "M":
+        missing = np.asarray(np.isnat(column))
+    elif column.dtype.kind == "f":
+        missing = np.logical_or.reduce(np.isnan(column.reshape(len(column), -1)), axis=1)
+    return missing
 
 
 def _one_row_each(batch: Batch, column: str) -> Array:

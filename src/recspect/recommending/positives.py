@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recspect.diagnosis.batch import Batch
-from recspect.features.labels import encode_label
 from recspect.schema import Schema
 
 
@@ -18,6 +17,8 @@ def positive_rows(batch: Batch, schema: Schema) -> NDArray[np.bool_]:
     """
     if not schema.labels:
         return np.ones(batch.rows, dtype=bool)
+    from recspect.features.labels import encode_label  # beside modules that import torch, which lists do not need
+
     values = encode_label(schema.label, batch)
     bound = 1.0 if schema.label.kind == "binary" else values.mean() if len(values) else 0.0
     positive: NDArray[np.bool_] = values >= bound

@@ -239,10 +239,10 @@ def general(
         DataError: There is no user with a test row.
 
     Example:
+        >>> from recspect.recommending.popular import Popular
         >>> rng = np.random.default_rng(0)
         >>> users, items = np.repeat(np.arange(40), 20), np.concatenate([rng.permutation(50)[:20] for _ in range(40)])
         >>> fit = lambda u, i: Popular().fit(u, i, n_users=40, n_items=50).scores
-        >>> from recspect.recommending.popular import Popular
         >>> sorted(general(fit, users, items, order=random_order(800, seed=1)))
         ['hit', 'mrr', 'ndcg', 'precision', 'recall']
     """
