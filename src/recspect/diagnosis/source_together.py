@@ -49,7 +49,7 @@ def whole_units(
             seen = sum(part.num_rows for part in held)
             expected = size * max((count or 32 * seen) / max(seen, 1), 1.0)
             partitions = int(np.clip(np.ceil(2 * expected / memory), 8, 256))
-            yield from _through_files(chain(held, tables), unit, rows=rows, partitions=partitions)
+            yield from _through_files(chain(_drained(held), tables), unit, rows=rows, partitions=partitions)
             return
     if held:
         yield from _sorted(_one(held), unit, rows=rows)
@@ -70,41 +70,49 @@ def _sorted(table: pa.Table, unit: str, *, rows: int) -> Iterator[pa.Table]:
         start = stop
 
 
+def _drained(held: list[pa.Table]) -> Iterator[pa.Table]:
+    """The tables, let go one by one."""
+    while held:
+        yield held.pop(0)
+
+
 def _through_files(tables: Iterator[pa.Table], unit: str, *, rows: int, partitions: int) -> Iterator[pa.Table]:
     with tempfile.TemporaryDirectory(prefix="recspect-") as folder:
-        paths = [Path(folder) / f"{partition}.arrow" for partition in range(partitions)]
         try:
-            _deal(tables, unit, paths)
+            _deal(tables, unit, Path(folder), partitions)
         except OSError as error:
             raise DataError(f"no room to sort the rows by {unit!r}: {error}",
                             hint="set TMPDIR to a folder on a larger disk") from error
-        for path in paths:
-            if path.exists():
+        for partition in range(partitions):
+            pieces = []
+            for path in sorted(Path(folder).glob(f"{partition}-*.arrow")):
                 with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
-                    table = reader.read_all()
+                    pieces.append(reader.read_all())
                 path.unlink()
-                if table.num_rows:
-                    yield from _sorted(table, unit, rows=rows)
+            if pieces:
+                yield from _sorted(_one(pieces), unit, rows=rows)
 
 
-def _deal(tables: Iterator[pa.Table], unit: str, paths: list[Path]) -> None:
-    """Write each row into the file of its unit's hash."""
-    writers: dict[int, Any] = {}
-    schema: pa.Schema | None = None
+def _deal(tables: Iterator[pa.Table], unit: str, folder: Path, partitions: int) -> None:
+    """Write each row into the file of its unit's hash; pieces of unlike types (1 here, 1.5 there) into files of their own."""
+    writers: dict[tuple[int, int], Any] = {}
+    schemas: list[pa.Schema] = []
     with ExitStack() as stack:
         for table in tables:
-            if schema is None:
-                schema = _plain(table.schema)
-            plain = table.cast(schema)
-            bucket = _bucket(plain, unit, len(paths))
+            plain = table.cast(_plain(table.schema))
+            if plain.schema not in schemas:
+                schemas.append(plain.schema)
+            kind = schemas.index(plain.schema)
+            bucket = _bucket(plain, unit, partitions)
             order = np.argsort(bucket, kind="stable")
             dealt = plain.take(pa.array(order))
-            starts = np.searchsorted(bucket[order], np.arange(len(paths) + 1))
-            for partition in np.unique(bucket):
-                if partition not in writers:
-                    writers[partition] = stack.enter_context(pa.ipc.new_stream(str(paths[partition]), schema))
+            starts = np.searchsorted(bucket[order], np.arange(partitions + 1))
+            for partition in np.unique(bucket).tolist():
+                if (partition, kind) not in writers:
+                    path = folder / f"{partition}-{kind}.arrow"
+                    writers[partition, kind] = stack.enter_context(pa.ipc.new_stream(str(path), plain.schema))
                 first, last = starts[partition], starts[partition + 1]
-                writers[partition].write_table(dealt.slice(first, last - first).combine_chunks())
+                writers[partition, kind].write_table(dealt.slice(first, last - first).combine_chunks())
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:
@@ -143,5 +151,9 @@ def _distinct(column: Categorical) -> Categorical:
 
 def _one(tables: list[pa.Table]) -> pa.Table:
     """The tables as one; dictionaries are unified, number types widened where pieces differ."""
-    whole = pa.concat_tables(tables, promote_options="permissive")
+    try:
+        whole = pa.concat_tables(tables, promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise DataError(f"batches disagree on a column's type: {error}",
+                        hint="give the column one type in every batch") from None
     return whole.unify_dictionaries() if any(pa.types.is_dictionary(field.type) for field in whole.schema) else whole

@@ -64,17 +64,17 @@ class Baseline:
     Args:
         name: `zero`, or `mean`: the frequency-weighted mean embedding of each field, so that a field that never changes gets 0.
         lookups: Per lookup, None for zero, else the mean output, shape [D] or [F, D].
-        dense: Per dense input, the value.
+        dense: Per dense input, the value, shape [] or [W].
     """
 
     name: str
     lookups: tuple[Tensor | None, ...]
-    dense: Mapping[str, float]
+    dense: Mapping[str, Tensor]
 
 
 def zero_baseline(sites: Sites) -> Baseline:
     """All lookups and dense inputs at 0."""
-    return Baseline("zero", (None,) * len(sites.lookups), dict.fromkeys(sites.dense, 0.0))
+    return Baseline("zero", (None,) * len(sites.lookups), dict.fromkeys(sites.dense, torch.zeros(())))
 
 
 def mean_baseline(subject: TorchSubject, sample: Batch) -> Baseline:
@@ -97,7 +97,7 @@ def mean_baseline(subject: TorchSubject, sample: Batch) -> Baseline:
         else:
             means.append(output.mean(0))
     tensors = input_tensors(inputs)
-    dense = {name: float(torch.nan_to_num(tensors[name]).mean()) for name in sites.dense}
+    dense = {name: torch.nan_to_num(tensors[name]).mean(0) for name in sites.dense}
     return Baseline("mean", tuple(means), dense)
 
 
@@ -176,7 +176,7 @@ def _chunk(subject: TorchSubject, sites: Sites, inputs: Any, stack: list[str], b
     deltas = [value - start for value, start in zip(values, starts, strict=True)]
     tensors = input_tensors(inputs)
     dense = {name: tensors[name] for name in sites.dense}
-    dense_starts = {name: torch.full_like(value, baseline.dense.get(name, 0.0)) for name, value in dense.items()}
+    dense_starts = {name: baseline.dense[name].to(value).expand_as(value) for name, value in dense.items()}
     dense_deltas = {name: value - dense_starts[name] for name, value in dense.items()}
 
     flow = [torch.zeros_like(value) for value in values]

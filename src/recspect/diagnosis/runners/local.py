@@ -86,10 +86,11 @@ def _pushed_down(source: Source, keys: Sequence[Key]) -> dict[Key, object]:
     done: dict[Key, object] = {}
     if frame is None:
         return done
+    kinds = frame.collect_schema()
     for slice_, stat in keys:
         if not isinstance(stat, Pushable) or unit_of(stat) is not None:
             continue
-        predicate = slice_.expression()
+        predicate = slice_.expression(kinds)
         if predicate is None and slice_ != ALL:
             continue
         try:

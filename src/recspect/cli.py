@@ -1,0 +1,345 @@
+"""The command line: one command per stage of the loop. Exit 0: healthy; 1: a FAIL finding; 2: wrong use or bad input."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from recspect.errors import RecspectError, UsageError, listing
+from recspect.schema import Schema
+
+if TYPE_CHECKING:
+    from recspect.diagnosis.finding import Report
+
+app = typer.Typer(name="recspect", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="Look inside deep recommenders: what they use, what is wrong with them, what to change.")
+schema_app = typer.Typer(no_args_is_help=True, help="Schema files: what the columns of a table mean.")
+app.add_typer(schema_app, name="schema")
+_err = Console(stderr=True)
+
+
+class Format(StrEnum):
+    """How findings are printed."""
+
+    TEXT = "text"
+    JSON = "json"
+    HTML = "html"
+
+
+FormatOption = Annotated[Format, typer.Option("--format", help="text for people, json for programs, html for a page")]
+SliceOption = Annotated[list[str] | None, typer.Option("--slice", help="judge these rows apart: 'country=DE, age>=30' (repeatable)")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="write to this file instead of the terminal")]
+
+
+@app.command()
+def demo(runs: Annotated[Path, typer.Option(help="folder of run directories")] = Path("runs"),
+         dataset: Annotated[str, typer.Option(help="data set; by default KuaiRand-Pure where it is found, else MovieLens-100K")] = "",
+         epochs: Annotated[int, typer.Option(help="passes over the training rows at most")] = 3,
+         open_report: Annotated[bool, typer.Option("--open/--no-open", help="show the report in a browser")] = True) -> None:
+    """Train on real data, look inside, judge, and show the report."""
+    from recspect import datasets
+
+    if not dataset:
+        dataset = "kuairand-pure" if datasets.locate("kuairand-pure") is not None else "movielens-100k"
+    folder = _train(runs=runs, dataset=dataset, data=None, schema_file=None, label=None, model="deepfm", epochs=epochs, seed=0,
+                    run_dir=None)
+    report = _examined(folder, ())
+    _show(report, Format.TEXT, None)
+    page = (folder / "report.html").resolve()
+    _err.print(f"\nThe report: [bold]{page}[/bold]\nA pipeline would run [bold]recspect diagnose {folder}[/bold] and stop on exit 1.")
+    if open_report and sys.stdout.isatty():
+        import webbrowser
+
+        webbrowser.open(page.as_uri())
+
+
+@app.command()
+def train(data: Annotated[Path | None, typer.Argument(help="table: Parquet, CSV, Arrow")] = None,
+          schema: Annotated[Path | None, typer.Option(help="schema file (TOML, YAML or JSON)")] = None,
+          dataset: Annotated[str, typer.Option(help="a data set by name instead of a table; see `recspect datasets`")] = "",
+          label: Annotated[str | None, typer.Option(help="which label to train; default the schema's first")] = None,
+          model: Annotated[str, typer.Option(help="deepfm or mlp")] = "deepfm",
+          epochs: Annotated[int, typer.Option(help="passes over the training rows at most")] = 10,
+          seed: Annotated[int, typer.Option(help="of weights, order of rows and random splits")] = 0,
+          runs: Annotated[Path, typer.Option(help="folder of run directories")] = Path("runs"),
+          run_dir: Annotated[Path | None, typer.Option(help="this run's own folder")] = None,
+          resume: Annotated[Path | None, typer.Option(help="go on with this run directory")] = None) -> None:
+    """Train a built-in recommender and write a run directory."""
+    if resume is not None:
+        folder = _resume(resume)
+    else:
+        folder = _train(runs=runs, dataset=dataset, data=data, schema_file=schema, label=label, model=model, epochs=epochs, seed=seed,
+                        run_dir=run_dir)
+    print(folder)  # noqa: T201 - the answer, for a pipe
+    _err.print(f"Next: [bold]recspect diagnose {folder}[/bold]")
+
+
+@app.command()
+def diagnose(run: Annotated[Path | None, typer.Argument(help="run directory, or a scored table")] = None,
+             subject: Annotated[str, typer.Option(help="file.py:function that returns a torch module or a recspect Subject")] = "",
+             train_table: Annotated[Path | None, typer.Option("--train", help="training (or reference) table")] = None,
+             eval_table: Annotated[Path | None, typer.Option("--eval", help="held-out (or current) table")] = None,
+             schema: Annotated[Path | None, typer.Option(help="schema file")] = None, slices: SliceOption = None,
+             output: FormatOption = Format.TEXT, out: OutOption = None) -> None:
+    """Examine a run, your own model, or a scored table alone."""
+    chosen = _slices(slices)
+    if run is not None and (run / "run.json").is_file():
+        report = _examined(run, chosen)
+    elif run is not None and run.is_dir() and schema is None:
+        raise UsageError(f"{run} is a folder without run.json", hint="give a run directory, or a table with --schema FILE")
+    else:
+        report = _from_tables(run, subject, train_table, eval_table, schema, chosen)
+    _show(report, output, out)
+    raise typer.Exit(1 if report.verdict.value == "FAIL" else 0)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="run directory or findings JSON")], output: FormatOption = Format.HTML,
+           out: OutOption = None) -> None:
+    """Show the findings of an earlier diagnosis again."""
+    from recspect.diagnosis.finding import Report
+
+    path = run / "findings.json" if run.is_dir() else run
+    target = out if out is not None else (path.with_name("report.html") if output is Format.HTML else None)
+    _show(Report.read(path), output, target)
+    if target is not None:
+        _err.print(f"wrote {target}")
+
+
+@app.command()
+def doctor(run: Annotated[Path | None, typer.Argument(help="run directory")] = None,
+           subject: Annotated[str, typer.Option(help="file.py:function that returns a torch module or a recspect Subject")] = "",
+           table: Annotated[Path | None, typer.Option("--eval", help="a table to try the model on")] = None) -> None:
+    """Say how the model reads its fields, and whether attributions of it can be trusted."""
+    from recspect.examining.doctor import examine_lookups
+
+    print(examine_lookups(run=run, subject=_subject(subject) if subject else None, table=table))  # noqa: T201 - the answer
+
+
+@app.command()
+def datasets(name: Annotated[str, typer.Argument(help="one data set in full")] = "") -> None:
+    """List the public data sets: what they are, their terms, where they were found."""
+    from recspect import datasets as registry
+
+    for each in [name] if name else registry.names():
+        card = registry.card(each)
+        place = registry.locate(each)
+        print(f"{card.name}: {card.title}\n  {card.rows:,} rows; {place or 'not on this machine yet'}\n  terms: {card.terms}")  # noqa: T201
+        if name:
+            print("\n".join([f"  cite: {card.citation}", f"  page: {card.url}", *(f"  note: {n}" for n in card.notes)]))  # noqa: T201
+
+
+@schema_app.command("init")
+def schema_init(data: Annotated[Path, typer.Argument(help="table: Parquet, CSV, Arrow")], out: OutOption = None) -> None:
+    """Draft a schema from names, types and a sample of the data, for a person to correct."""
+    from recspect.diagnosis.source import read
+    from recspect.drafting import draft_text
+
+    text = draft_text(read(data))
+    if out is None:
+        print(text, end="")  # noqa: T201 - the answer, for a pipe
+    else:
+        if out.exists():
+            raise UsageError(f"{out} exists already", hint="choose another name, or remove it first")
+        out.write_text(text, encoding="utf-8")
+        _err.print(f"wrote {out}; correct it, then: recspect train {data} --schema {out}")
+
+
+def main() -> NoReturn:
+    """Entry point: errors that a user can mend are told without a traceback, with exit 2."""
+    try:
+        app(standalone_mode=False)
+    except RecspectError as error:
+        _fail(error.message, error.hint)
+    except KeyboardInterrupt:
+        _err.print("\nInterrupted. A training can go on: recspect train --resume RUN")
+        sys.exit(130)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except Exception as error:
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # wrong use, told by typer
+            _fail(error.format_message(), "recspect --help")
+        if type(error).__name__ == "Abort":
+            sys.exit(130)
+        raise
+    sys.exit(0)
+
+
+# ---------------------------------------------------------------------- details
+
+
+def _fail(message: str, hint: str) -> NoReturn:
+    _err.print("[bold red]error:[/bold red]", end=" ")
+    _err.print(message, markup=False, highlight=False)
+    if hint:
+        _err.print(f"hint:  {hint}", markup=False, highlight=False)
+    sys.exit(2)
+
+
+def _train(*, runs: Path, dataset: str, data: Path | None, schema_file: Path | None, label: str | None, model: str, epochs: int,
+           seed: int, run_dir: Path | None) -> Path:
+    from recspect.diagnosis.source import read
+    from recspect.drafting import validate
+    from recspect.errors import MissingExtraError
+
+    if bool(dataset) == (data is not None):
+        raise UsageError("train takes either a table with --schema, or --dataset NAME", hint="recspect datasets lists the names")
+    if dataset:
+        from recspect import datasets
+
+        _err.print(f"loading {dataset}")
+        loaded = datasets.load(dataset)
+        source, schema, reference = loaded.source, loaded.schema, {"kind": "dataset", "name": dataset}
+        _err.print(f"{loaded.title}: terms {loaded.terms}", markup=False, highlight=False)
+    else:
+        assert data is not None
+        if schema_file is None:
+            raise UsageError("a table needs a schema", hint=f"recspect schema init {data} --out schema.toml")
+        source, schema = read(data), Schema.read(schema_file)
+        reference = {"kind": "file", "path": str(data.resolve())}
+    if label:
+        schema = schema.with_label(label)
+    validate(schema, source, need=("label",))
+    try:
+        from recspect.training.config import TrainingConfig
+        from recspect.training.loop import train as run_training
+    except ImportError as error:
+        raise MissingExtraError(error.name or "torch", extra="train", purpose="Training") from None
+    from recspect.models import ModelConfig
+    from recspect.training.run import new_folder
+
+    folder = run_dir or new_folder(runs, dataset or (data.stem if data else "run"))
+    config = TrainingConfig(model=ModelConfig(name=model), maximum_epochs=epochs, seed=seed)
+    with _progress() as tell:
+        run = run_training(source, schema, config, folder, reference=reference, command=_command(), progress=tell)
+    for figures in run.epochs:
+        _err.print("  ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in figures.items()),
+                   highlight=False)
+    return folder
+
+
+def _resume(folder: Path) -> Path:
+    from recspect.examining.runs import open_data
+    from recspect.training.loop import resume
+    from recspect.training.run import Run
+
+    with _progress() as tell:
+        resume(folder, open_data(Run.open(folder).record["data"]), progress=tell)
+    return folder
+
+
+def _examined(folder: Path, slices: tuple[Any, ...]) -> Report:
+    from recspect.examining.runs import examine_run
+
+    with _saying() as say:
+        return examine_run(folder, slices=slices, say=say)
+
+
+def _from_tables(table: Path | None, subject: str, train_table: Path | None, eval_table: Path | None, schema_file: Path | None,
+                 slices: tuple[Any, ...]) -> Report:
+    from recspect.examining.examination import examine, examine_table
+
+    target = eval_table or table
+    if target is None:
+        raise UsageError("nothing to examine", hint="give a run directory, or --eval TABLE with --schema FILE")
+    if schema_file is None:
+        raise UsageError("a table needs a schema", hint=f"recspect schema init {target} --out schema.toml")
+    schema = Schema.read(schema_file)
+    with _saying() as say:
+        if subject:
+            return examine(_subject(subject, schema), target, schema, reference=train_table, slices=slices, say=say,
+                           provenance={"command": _command()})
+        if schema.score is None:
+            raise UsageError("the schema names no score column, and no model was given",
+                             hint='add score = "..." under [roles], or give --subject file.py:function')
+        return examine_table(target, schema, reference=train_table, slices=slices, say=say,
+                             provenance={"command": _command()})
+
+
+def _subject(spec: str, schema: Schema | None = None) -> Any:
+    """Load `file.py:function` and wrap what it returns."""
+    from recspect.diagnosis.subject import Subject, TorchSubject
+
+    path, _, function = spec.partition(":")
+    if not function or not Path(path).is_file():
+        raise UsageError(f"--subject {spec!r}: expected file.py:function of an existing file", hint="--subject model.py:load")
+    module_spec = importlib.util.spec_from_file_location("recspect_subject", path)
+    assert module_spec is not None
+    assert module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    sys.path.insert(0, str(Path(path).resolve().parent))
+    module_spec.loader.exec_module(module)
+    if not hasattr(module, function):
+        names = [name for name in vars(module) if callable(getattr(module, name)) and not name.startswith("_")]
+        raise UsageError(f"{path} has no function {function!r}; it has {listing(names)}")
+    built = getattr(module, function)()
+    if isinstance(built, Subject):
+        return built
+    return TorchSubject(built, fields=schema.field_names if schema else ())
+
+
+def _slices(texts: list[str] | None) -> tuple[Any, ...]:
+    from recspect.diagnosis.slice import Slice
+
+    return tuple(Slice.parse(text) for text in texts or ())
+
+
+def _show(found: Report, output: Format, out: Path | None) -> None:
+    if output is Format.HTML:
+        from recspect.report import html
+
+        if out is not None:
+            html.write(found, out)
+        else:
+            print(html.render(found))  # noqa: T201 - the answer, for a pipe
+        return
+    if output is Format.JSON:
+        text = found.to_json()
+    else:
+        from recspect.report.text import print_report, render
+
+        if out is None:
+            print_report(found)
+            return
+        text = render(found)
+    if out is not None:
+        out.write_text(text + "\n", encoding="utf-8")
+    else:
+        print(text)  # noqa: T201 - the answer, for a pipe
+
+
+def _command() -> str:
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+@contextmanager
+def _saying() -> Iterator[Callable[[str], None]]:
+    with _err.status("looking") as status:
+        yield lambda text: status.update(text) if _err.is_terminal else _err.print(text, markup=False, highlight=False)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Any], None]]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    with Progress(TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("loss {task.fields[loss]:.4f}"),
+                  TimeRemainingColumn(), console=_err, transient=True) as bar:
+        task = bar.add_task("training", total=None, epoch=1, loss=float("nan"))
+
+        def tell(at: Any) -> None:
+            bar.update(task, total=at.steps, completed=at.step, epoch=at.epoch, loss=at.loss)
+
+        yield tell
+
+
+if __name__ == "__main__":
+    main()

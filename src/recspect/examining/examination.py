@@ -1,0 +1,246 @@
+"""Examine a model or a scored table: gather what can be added up, ask every diagnostic, judge."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any
+
+from recspect.diagnosis.batch import Batch, concatenate
+from recspect.diagnosis.diagnostic import Diagnostic, Scope, all_diagnostics, judge, plan
+from recspect.diagnosis.finding import Report
+from recspect.diagnosis.probe import Probe
+from recspect.diagnosis.runners.local import tally
+from recspect.diagnosis.slice import Slice
+from recspect.diagnosis.source import Source, read
+from recspect.diagnosis.subject import Subject, TorchSubject
+from recspect.diagnosis.tally import Key, Tally
+from recspect.errors import DataError
+from recspect.examining.overview import overview
+from recspect.examining.tables import fitted_baselines, sample_of, standard_probes
+from recspect.schema import Schema
+
+Say = Callable[[str], None]
+"""Told in a few words what is being done."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One table from which totals can be taken.
+
+    Args:
+        source: Its rows.
+        probes: Applied to every batch.
+        columns: All columns that are there once the probes have run.
+        rows: Rows of a batch.
+    """
+
+    source: Source
+    probes: tuple[Probe, ...] = ()
+    columns: frozenset[str] = frozenset()
+    rows: int = 65_536
+
+    @classmethod
+    def over(cls, source: Source, probes: Sequence[Probe] = (), *, rows: int = 65_536) -> View:
+        added = [column for probe in probes for column in probe.adds]
+        return cls(source, tuple(probes), frozenset((*source.columns, *added)), rows)
+
+
+@dataclass
+class Side:
+    """All views of one side (held-out or training), the rows first."""
+
+    views: list[View] = field(default_factory=list)
+
+    @property
+    def columns(self) -> frozenset[str]:
+        return frozenset().union(*(view.columns for view in self.views))
+
+    def tally(self, keys: Sequence[Key], say: Say) -> Tally:
+        """Every key over the first view that has its columns."""
+        total = Tally({})
+        taken: set[Key] = set()
+        for view in self.views:
+            mine = [key for key in keys if key not in taken
+                    and view.columns.issuperset((*key[1].columns, *key[0].columns))]
+            if mine:
+                taken.update(mine)
+                say(f"adding up {len(mine)} totals over {view.source.name}")
+                total = total + tally(view.source, mine, probes=view.probes, rows=view.rows)
+        return total
+
+
+def examine_table(target: Any, schema: Schema, *, reference: Any = None, slices: Sequence[Slice] = (),
+                  diagnostics: Sequence[Diagnostic] | None = None, title: str = "", say: Say = lambda _: None,
+                  provenance: Mapping[str, Any] | None = None) -> Report:
+    """Examine a scored table; no model and no torch needed.
+
+    Args:
+        target: The held-out (or current) rows: anything that `read` takes.
+        schema: What the columns mean; the role `score` names the column to judge.
+        reference: Training (or earlier) rows to compare with.
+        slices: Slices to judge apart.
+        diagnostics: Which questions to ask; default all.
+        title: What is examined, for the report.
+        say: Told what is being done.
+        provenance: Added to the report's provenance.
+
+    Raises:
+        DataError, SchemaError: The table does not fit the schema.
+    """
+    from recspect.drafting import validate
+
+    target = read(target, name="held-out rows")
+    validate(schema, target, need=())
+    side, other = Side(), Side()
+    probes = standard_probes(schema, target.columns, score_from_table=True)
+    train_probes: list[Probe] = []
+    if reference is not None:
+        reference = read(reference, name="training rows")
+        validate(schema.with_roles(score=None) if schema.score not in reference.columns else schema, reference, need=())
+        train_probes = standard_probes(schema, reference.columns,
+                                       score_from_table=schema.score in reference.columns)
+        if schema.item is not None and schema.labels:
+            say("fitting baselines")
+            roles = dict.fromkeys(c for c in (schema.user, schema.item, schema.label.name) if c)
+            baselines = fitted_baselines(concatenate(list(reference.batches(list(roles)))), schema)
+            if baselines is not None:
+                probes.append(baselines)
+        other.views.append(View.over(reference, train_probes))
+    side.views.append(View.over(target, probes))
+    return _judged(side, other, schema, slices=slices, diagnostics=diagnostics, title=title or target.name, say=say,
+                   provenance={**_versions(), "data_fingerprint": target.fingerprint(), **(provenance or {})})
+
+
+def examine(subject: Subject, target: Any, schema: Schema, *, reference: Any = None, slices: Sequence[Slice] = (),
+            epochs: Mapping[int, Subject] | None = None, steps: Any = None, lists: Batch | None = None,
+            diagnostics: Sequence[Diagnostic] | None = None, sample_rows: int = 20_000, path_steps: int = 8,
+            title: str = "", say: Say = lambda _: None, provenance: Mapping[str, Any] | None = None) -> Report:
+    """Examine a model on held-out and training rows.
+
+    Args:
+        subject: The model.
+        target: Held-out rows: anything that `read` takes.
+        schema: What the columns mean.
+        reference: Training rows.
+        slices: Slices to judge apart.
+        epochs: The model as it was after each epoch.
+        steps: Training internals, a table in the format of `steps.parquet`.
+        lists: Recommended lists with popularity columns (see `recspect.recommending.lists`).
+        diagnostics: Which questions to ask; default all.
+        sample_rows: Rows on which attributions and activations are measured, on each side.
+        path_steps: Points of the integration path per row.
+        title, say, provenance: As for `examine_table`.
+
+    Raises:
+        DataError, SchemaError, SubjectError: The tables, schema and model do not fit together.
+    """
+    from recspect.diagnosis.probes.internals import ScoreProbe
+
+    held_out = _loaded(read(target, name="held-out rows"))
+    train = None if reference is None else _loaded(read(reference, name="training rows"))
+    fields = subject.fields or schema.field_names
+    side, other = Side(), Side()
+    scores: list[Probe] = [ScoreProbe(subject)]
+    scores += [ScoreProbe(model, column=f"@score:epoch-{epoch}") for epoch, model in sorted((epochs or {}).items())]
+    baselines = None
+    if train is not None:
+        say("fitting baselines")
+        baselines = fitted_baselines(train, schema)
+    probes = [*standard_probes(schema, list(held_out), score_from_table=False), *scores]
+    side.views.append(View.over(read(held_out, name="held-out rows"), [*probes, *([baselines] if baselines else [])]))
+    if train is not None:
+        own = standard_probes(schema, list(train), score_from_table=False)
+        other.views.append(View.over(read(train, name="training rows"), [*own, *scores]))
+    layers: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+    if isinstance(subject, TorchSubject):
+        say("finding the model's lookups")
+        fields = subject.sites(held_out).fields
+        layers, tables = _look_inside(subject, schema, held_out, train, side, other, sample_rows, path_steps, say)
+    for extra, name in ((_prefixed(steps, "@") if steps is not None else None, "training steps"),
+                        (_list_columns(lists) if lists is not None else None, "recommended lists")):
+        if extra is not None:
+            view = View.over(read(extra, name=name))
+            side.views.append(view)
+            other.views.append(view)
+    return _judged(side, other, schema, slices=slices, diagnostics=diagnostics, title=title or subject.name, say=say,
+                   provenance={**_versions(), **(provenance or {})}, epochs=tuple(sorted(epochs or ())), layers=layers,
+                   tables=tables, fields=tuple(fields))
+
+
+def _look_inside(subject: TorchSubject, schema: Schema, held_out: Batch, train: Batch | None, side: Side, other: Side,
+                 sample_rows: int, path_steps: int, say: Say) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    from recspect.diagnosis.probes.attribution import AttributionProbe, mean_baseline
+    from recspect.diagnosis.probes.internals import InternalsProbe, RowProbe
+    from recspect.examining.embedding_tables import table_rows
+
+    label = "@label" if schema.labels else None
+    internals, rows = InternalsProbe(subject, label=label), RowProbe(subject)
+    baseline = mean_baseline(subject, sample_of(held_out if train is None else train, 4096))
+    attribution = AttributionProbe(subject, baseline=baseline, label=label, steps=path_steps)
+    ready = standard_probes(schema, (), score_from_table=False)[0]
+    first = sample_of(held_out, 256)
+    layers = internals.find_layers(first.with_columns(ready.observe(first)))
+    for batch, views, name in ((held_out, side.views, "held-out"), (train, other.views, "training")):
+        if batch is None:
+            continue
+        own = standard_probes(schema, list(batch), score_from_table=False)
+        sample = read(sample_of(batch, sample_rows), name=f"a sample of the {name} rows")
+        views.append(View.over(sample, [*own, attribution, internals], rows=8192))
+        views.append(View.over(read(batch, name=f"the table rows that {name} rows read"), [*own, rows], rows=16_384))
+    if train is not None:
+        say("reading embedding tables")
+        for name, table in table_rows(subject, rows, train).items():
+            view = View.over(read(table, name=f"the embedding table of {name}"))
+            side.views.append(view)
+            other.views.append(view)
+    return layers, tuple(rows.tables())
+
+
+def _judged(side: Side, other: Side, schema: Schema, *, slices: Sequence[Slice], diagnostics: Sequence[Diagnostic] | None,
+            title: str, say: Say, provenance: Mapping[str, Any], epochs: tuple[int, ...] = (), layers: tuple[str, ...] = (),
+            tables: tuple[str, ...] = (), fields: tuple[str, ...] = ()) -> Report:
+    asked = all_diagnostics() if diagnostics is None else list(diagnostics)
+    scope = Scope(schema=schema, target=side.columns, reference=other.columns, slices=tuple(slices), epochs=epochs,
+                  layers=layers, tables=tables, fields=fields or schema.field_names,
+                  cluster_name="rows" if schema.user is None else "users")
+    planned = plan(asked, scope)
+    target = side.tally(planned.needs.target, say)
+    reference = other.tally(planned.needs.reference, say)
+    say("judging")
+    findings = judge(planned, target, reference, scope)
+    return Report(findings=tuple(findings), title=title, overview=overview(target, reference, scope, findings),
+                  provenance={**provenance, "schema": schema.to_mapping(), "questions": [d.code for d in asked]})
+
+
+def _loaded(source: Source) -> Batch:
+    batch = concatenate(list(source.batches()))
+    if batch.rows == 0:
+        raise DataError(f"{source.name} are empty", hint="check the path and the split")
+    return batch
+
+
+def _prefixed(table: Any, prefix: str) -> Batch:
+    batch = concatenate(list(read(table).batches()))
+    return Batch({f"{prefix}{name}": batch[name] for name in batch}, rows=batch.rows)
+
+
+def _list_columns(lists: Batch) -> Batch:
+    names = {"popularity_group": "group", "popularity_decile": "decile"}
+    return Batch({f"@list:{names.get(name, name)}": lists[name] for name in lists}, rows=lists.rows)
+
+
+def _versions() -> dict[str, Any]:
+    packages = {}
+    for name in ("recspect", "numpy", "polars", "pyarrow", "duckdb", "torch"):
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {"python": platform.python_version(), "packages": packages}
+
+
+__all__ = ["Side", "View", "examine", "examine_table"]

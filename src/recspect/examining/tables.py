@@ -1,0 +1,108 @@
+"""What the rows of any table get before they are judged: the label as a number, the cluster, the score, baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from recspect.diagnosis.batch import Batch, Column, hash_rows
+from recspect.diagnosis.probe import Probe
+from recspect.errors import DataError, Unavailable
+from recspect.recommending.compare import Baselines
+from recspect.schema import Schema
+
+
+class StandardProbe(Probe):
+    """Adds `@label` (0/1 or the grade), `@cluster` (the user, else a hash of the row) and, from the schema's score column, `@score`.
+
+    Args:
+        schema: Names the columns.
+        has_score: Whether the table carries the scores to be judged.
+    """
+
+    def __init__(self, schema: Schema, *, has_score: bool) -> None:
+        self.schema, self.has_score = schema, has_score
+
+    @property
+    def adds(self) -> tuple[str, ...]:
+        label = ("@label",) if self.schema.labels else ()
+        return (*label, "@cluster", *(("@score",) if self.has_score else ()))
+
+    def observe(self, batch: Batch) -> Mapping[str, Column]:
+        from recspect.features.labels import encode_label
+
+        columns: dict[str, Column] = {}
+        if self.schema.labels:
+            columns["@label"] = encode_label(self.schema.label, batch)
+        if self.schema.user is not None:
+            columns["@cluster"] = batch[self.schema.user]
+        else:
+            columns["@cluster"] = (hash_rows(batch, list(batch)) >> np.uint64(1)).astype(np.int64)
+        if self.has_score:
+            columns["@score"] = batch.numbers(self.schema.require("score"))
+        return columns
+
+
+class BaselineProbe(Probe):
+    """Adds `@baseline:...`, the scores of fitted baselines."""
+
+    def __init__(self, baselines: Baselines) -> None:
+        self.baselines = baselines
+        names = ["popular", *(name for name in ("item_knn", "ease") if getattr(baselines, name) is not None)]
+        self._adds = tuple(f"@baseline:{name}" for name in names)
+
+    @property
+    def adds(self) -> tuple[str, ...]:
+        return self._adds
+
+    def observe(self, batch: Batch) -> Mapping[str, Column]:
+        return {f"@{name}": column for name, column in self.baselines.columns(batch).items()}
+
+
+def standard_probes(schema: Schema, columns: Sequence[str], *, score_from_table: bool) -> list[Probe]:
+    """The probes that every table gets.
+
+    Raises:
+        DataError: The schema's score column is not in the table.
+    """
+    from recspect.diagnosis.probes.mismatch import MismatchProbe
+
+    if score_from_table and schema.score is not None and schema.score not in columns:
+        raise DataError(f"the schema's score column {schema.score!r} is not in the table",
+                        hint="add the model's scores to the table, or examine the model itself")
+    probes: list[Probe] = [StandardProbe(schema, has_score=score_from_table and schema.score is not None)]
+    mismatch = MismatchProbe(columns)
+    if mismatch.adds:
+        probes.append(mismatch)
+    return probes
+
+
+def fitted_baselines(train: Batch, schema: Schema) -> BaselineProbe | None:
+    """Honest baselines fitted on the training rows, or None where there is no item or no training row."""
+    from recspect.recommending.compare import fit_baselines
+
+    if not schema.labels:
+        return None
+    try:
+        return BaselineProbe(fit_baselines(train, schema))
+    except Unavailable:
+        return None
+
+
+def sample_of(batch: Batch, rows: int, *, seed: int = 0) -> Batch:
+    """A random sample of whole rows in their order, the same for the same seed."""
+    if batch.rows <= rows:
+        return batch
+    chosen = np.sort(np.random.default_rng(seed).choice(batch.rows, rows, replace=False))
+    return batch.take(chosen)
+
+
+def users_in(batch: Batch, schema: Schema) -> int | None:
+    """How many distinct users the rows have, or None without a user column."""
+    if schema.user is None or schema.user not in batch:
+        return None
+    return int(len(np.unique(batch.categories(schema.user).codes)))
+
+
+__all__ = ["BaselineProbe", "StandardProbe", "fitted_baselines", "sample_of", "standard_probes", "users_in"]
