@@ -212,10 +212,10 @@ class Schema:
 
     def column(self, role: Role | str) -> str | None:
         """The column that has the role, or None. For `label`, the first label's column."""
-        role = _choice(Role, role, "role")
-        if role is Role.LABEL:
+        chosen: Role = _choice(Role, role, "role")
+        if chosen is Role.LABEL:
             return self.labels[0].name if self.labels else None
-        value: str | None = getattr(self, role.value)
+        value: str | None = getattr(self, chosen.value)
         return value
 
     def require(self, role: Role | str) -> str:

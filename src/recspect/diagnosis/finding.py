@@ -219,13 +219,15 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(entry) for entry in value) if isinstance(value, list) else value
 
 
+def _line(entry: Mapping[str, Any]) -> Line:
+    content: dict[str, Any] = {key: _numbers(value) if key in ("x", "y", "low", "high") else value for key, value in entry.items()}
+    return Line(**content)
+
+
 def _evidence(entry: Mapping[str, Any]) -> Evidence:
-    content = {key: _tuples(value) for key, value in entry.items() if key != "kind"}
+    content: dict[str, Any] = {key: _tuples(value) for key, value in entry.items() if key != "kind"}
     if entry["kind"] == "curve":
-        content["lines"] = tuple(
-            Line(**{key: _numbers(value) if key in ("x", "y", "low", "high") else value for key, value in line.items()})
-            for line in entry["lines"]
-        )
+        content["lines"] = tuple(_line(line) for line in entry["lines"])
     for key in ("values", "low", "high", "x", "y", "target", "reference"):
         if isinstance(content.get(key), tuple):
             content[key] = _numbers(content[key])

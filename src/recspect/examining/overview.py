@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 
@@ -24,10 +25,8 @@ def overview(target: Tally, reference: Tally, scope: Scope, findings: Sequence[F
     """Pictures of the run in the order of the loop: training, importance, then what the judges looked at and found in order."""
     shown: list[Evidence] = []
     shown += training_curves(target)
-    try:
+    with suppress(Unavailable):
         shown += importance_evidence(target, scope)
-    except Unavailable:
-        pass
     for code in SHOWN:
         for finding in findings:
             if finding.code == code and finding.verdict is Verdict.PASS:

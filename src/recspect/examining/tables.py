@@ -102,7 +102,7 @@ def users_in(batch: Batch, schema: Schema) -> int | None:
     """How many distinct users the rows have, or None without a user column."""
     if schema.user is None or schema.user not in batch:
         return None
-    return int(len(np.unique(batch.categories(schema.user).codes)))
+    return len(np.unique(batch.categories(schema.user).codes))
 
 
 __all__ = ["BaselineProbe", "StandardProbe", "fitted_baselines", "sample_of", "standard_probes", "users_in"]

@@ -289,7 +289,9 @@ def _joined(parts: Sequence[Attribution]) -> Attribution:
 
 
 class AttributionProbe(Probe):
-    """Adds `@attribution:f` (signed, logit), `@reliance:f` (its size), `@usefulness:f` (nats) for every field f, and
+    """What every field contributed to the score of a row.
+
+    Adds `@attribution:f` (signed, logit), `@reliance:f` (its size), `@usefulness:f` (nats) for every field f, and
     `@completeness_error`, `@explained` (size of score - baseline) per row.
 
     Args:

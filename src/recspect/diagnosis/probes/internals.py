@@ -107,9 +107,9 @@ class RowProbe(Probe):
 
     def tables(self) -> dict[str, str]:
         """Field to the name of its widest table."""
-        return {field: table for field, (_, table) in self._chosen(None).items()}
+        return {field: table for field, (_, table) in self._chosen().items()}
 
-    def _chosen(self, widths: list[int] | None) -> dict[str, tuple[int, str]]:
+    def _chosen(self) -> dict[str, tuple[int, str]]:
         chosen: dict[str, tuple[int, str]] = {}
         parameters = dict(self.subject.model.named_parameters(remove_duplicate=False))
         best: dict[str, int] = {}
@@ -127,7 +127,7 @@ class RowProbe(Probe):
             trace = self.subject.run(self.subject.encode(batch), stack)
         check_same(sites, trace)
         columns: dict[str, Column] = {}
-        for field, (position, _) in self._chosen(None).items():
+        for field, (position, _) in self._chosen().items():
             lookup = trace.lookups[position]
             part = next(part for part in sites.lookups[position].parts if part.field == field)
             ids = lookup.ids

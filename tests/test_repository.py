@@ -1,0 +1,255 @@
+"""The project holds what it says: counted surface, a page per finding code, links that resolve, docs that run, walls."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import recspect
+from recspect.diagnosis.diagnostic import all_diagnostics
+from recspect.diagnosis.evidence import EVIDENCE_KINDS
+
+ROOT = Path(__file__).resolve().parents[1]
+FINDINGS = ROOT / "docs" / "findings"
+
+
+def repository_files():
+    """Everything that is, or would be, committed."""
+    done = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    return [path for name in done.stdout.decode().split("\0") if name and (path := ROOT / name).is_file()]
+
+
+MARKDOWN = sorted(path for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+
+def relative(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def shipped():
+    """The diagnostics of the package; other tests may have registered more."""
+    return [diagnostic for diagnostic in all_diagnostics() if type(diagnostic).__module__.startswith("recspect.diagnosis.diagnostics.")]
+
+
+# ------------------------------------------------------------------ the surface is counted: adding to it is a visible decision
+
+
+PUBLIC_NAMES = frozenset()
+
+EVIDENCE = frozenset({"curve", "bars", "heat_map", "distribution_pair", "scatter", "ranked_table", "reasons", "stage_graph"})
+
+CODES = frozenset({
+    "training.dead_units", "training.gradient_flow", "training.one_epoch", "training.overfitting",
+})
+
+COMMANDS = {
+    "datasets": {"NAME"},
+    "demo": {"--dataset", "--epochs", "--no-open", "--open", "--runs"},
+    "diagnose": {"RUN", "--eval", "--format", "--out", "--schema", "--slice", "--subject", "--train"},
+    "doctor": {"RUN", "--eval", "--subject"},
+    "report": {"RUN", "--format", "--out"},
+    "schema init": {"DATA", "--out"},
+    "train": {"DATA", "--dataset", "--epochs", "--label", "--model", "--resume", "--run-dir", "--runs", "--schema", "--seed"},
+}
+
+
+def test_public_names():
+    assert frozenset(getattr(recspect, "__all__", ())) == PUBLIC_NAMES
+    for name in PUBLIC_NAMES:
+        getattr(recspect, name)
+
+
+def test_evidence_kinds():
+    assert frozenset(EVIDENCE_KINDS) == EVIDENCE
+
+
+def test_finding_codes():
+    assert {diagnostic.code for diagnostic in shipped()} == CODES
+
+
+def commands():
+    """Name of each command ("schema init") to its options and arguments."""
+    cli = pytest.importorskip("recspect.cli", reason="the command line is not there yet")
+    import typer
+
+    found = {}
+
+    def walk(command, path):
+        for name, child in getattr(command, "commands", {}).items():
+            walk(child, [*path, name])
+        if not getattr(command, "commands", {}):
+            found[" ".join(path)] = {option for parameter in command.params for option in
+                                     (parameter.opts + parameter.secondary_opts if parameter.param_type_name == "option" else [parameter.name.upper()])}
+
+    walk(typer.main.get_command(cli.app), [])
+    return found
+
+
+def test_commands_and_options():
+    assert commands() == COMMANDS
+
+
+# ------------------------------------------------------------------ findings and their pages
+
+
+def test_every_finding_code_has_its_page_and_every_page_its_code():
+    assert {path.stem for path in FINDINGS.glob("*.md")} - {"index"} == {diagnostic.code for diagnostic in shipped()}
+
+
+def test_a_page_begins_with_its_code_and_holds_its_question():
+    for diagnostic in shipped():
+        text = (FINDINGS / f"{diagnostic.code}.md").read_text(encoding="utf-8")
+        assert diagnostic.code in text.splitlines()[0], diagnostic.code
+        assert diagnostic.question.rstrip("?.").lower() in " ".join(text.split()).lower(), f"{diagnostic.code}: {diagnostic.question}"
+
+
+def test_a_code_is_its_stage_and_question():
+    for diagnostic in shipped():
+        stage, question = diagnostic.code.split(".")
+        assert type(diagnostic).__module__.split(".")[-2] == stage, diagnostic.code
+        assert re.fullmatch(r"[a-z][a-z0-9_]*", question), diagnostic.code
+        assert diagnostic.question.endswith("?"), diagnostic.question
+
+
+# ------------------------------------------------------------------ documents
+
+
+@pytest.mark.parametrize("path", MARKDOWN, ids=relative)
+def test_links_resolve(path):
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"https?://|mailto:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        linked = (path.parent / name).resolve() if name else path
+        assert linked.exists(), f"{relative(path)} links to {target}"
+        if anchor and linked.suffix == ".md":
+            titles = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}, f"{relative(path)} links to {target}"
+
+
+def python_blocks(path):
+    """The Python blocks of a document that run; `<!-- not run: reason -->` on the line before keeps one out."""
+    found = re.finditer(r"(?P<before>[^\n]*)\n```python\n(?P<code>.*?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return [block["code"] for block in found if not re.match(r"<!-- not run: .+ -->", block["before"])]
+
+
+@pytest.mark.parametrize("path", [path for path in MARKDOWN if python_blocks(path)], ids=relative)
+def test_python_in_documents_runs(path, tmp_path):
+    """The blocks of a document run in order, as one program: later ones may use names of earlier ones."""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", "\n".join(python_blocks(path))], cwd=tmp_path, capture_output=True, text=True,
+                          timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_every_document_is_reachable_from_the_index():
+    text = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    for path in MARKDOWN:
+        if path.parent == FINDINGS or path.name == "index.md":
+            continue
+        assert f"({os.path.relpath(path, ROOT / 'docs')})" in text, f"docs/index.md does not name {relative(path)}"
+
+
+def test_the_commands_of_the_readme_are_make_targets():
+    readme, makefile = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "Makefile"))
+    named = set(re.findall(r"\bmake ([a-z]+)\b", readme.split("## Your own model")[0]))
+    assert {"demo", "test"} <= named
+    assert named <= set(re.findall(r"^([a-z]+):", makefile, flags=re.MULTILINE))
+
+
+def test_commands_in_documents_exist():
+    """Every `recspect ...` in a shell block or between backticks names a command, and options that it has."""
+    known = commands()
+    for path in MARKDOWN:
+        text = path.read_text(encoding="utf-8")
+        lines = [line for block in re.findall(r"```(?:sh|console)\n(.*?)```", text, flags=re.DOTALL) for line in block.splitlines()]
+        for found in [*lines, *re.findall(r"`(recspect [^`]+)`", text)]:
+            line = found.split("#")[0].split(">")[0].strip().removeprefix("$ ")
+            if not line.startswith("recspect ") or line.startswith("recspect -"):
+                continue
+            words = line.split()[1:]
+            name = next((" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in known), None)
+            assert name is not None, f"{relative(path)}: no command in {line!r}"
+            options = {word.split("=")[0] for word in words if word.startswith("--")}
+            assert options <= known[name], f"{relative(path)}: {line!r} has options that {name} has not"
+
+
+# ------------------------------------------------------------------ benches
+
+
+def test_benches_and_their_rows_in_the_document_agree():
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^\| \[(\w+)\]\(\.\./bench/\1\.py\)", text, flags=re.MULTILINE))
+    assert named == {path.stem for path in (ROOT / "bench").glob("*.py")} - {"run"}
+
+
+def run_bench(folder, *names):
+    return subprocess.run([sys.executable, str(folder / "run.py"), *names], capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(("last", "status"), [('{"speedup_vs_peer": 2.0}', 0), ("done", 2), ("[1]", 2)])
+def test_a_bench_ends_with_one_json_object(tmp_path, last, status):
+    (tmp_path / "run.py").write_bytes((ROOT / "bench" / "run.py").read_bytes())
+    (tmp_path / "toy.py").write_text(f"print('measuring')\nprint({last!r})\n")
+    done = run_bench(tmp_path, "toy")
+    assert done.returncode == status
+    assert done.stdout.splitlines()[-1] == last
+    if status == 0:
+        assert json.loads(last) == {"speedup_vs_peer": 2.0}
+    else:
+        assert "must be one JSON object" in done.stderr
+
+
+def test_a_bench_that_fails_or_does_not_exist_fails(tmp_path):
+    (tmp_path / "run.py").write_bytes((ROOT / "bench" / "run.py").read_bytes())
+    (tmp_path / "toy.py").write_text("raise SystemExit(3)\n")
+    assert run_bench(tmp_path, "toy").returncode == 3
+    missing = run_bench(tmp_path, "other")
+    assert missing.returncode == 2
+    assert "benches: toy" in missing.stderr
+
+
+# ------------------------------------------------------------------ project files
+
+
+def test_no_file_names_a_place_of_one_machine():
+    """Absolute paths of the machines that this was written on, and keys of the services that it was written with."""
+    pattern = re.compile(r"/(?:work|root|tmp|home/\w+|Users/\w+)/|\bfile:///opt\b")
+    for path in repository_files():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        if path == Path(__file__).resolve():
+            continue
+        found = pattern.search(text)
+        assert found is None, f"{relative(path)}: {text[max(0, found.start() - 40):found.end() + 40]!r}"
+
+
+def test_no_data_and_no_large_file_is_committed():
+    for path in repository_files():
+        assert path.suffix not in {".parquet", ".csv", ".tsv", ".inter", ".safetensors", ".pt", ".pkl", ".zip", ".whl"}, relative(path)
+        assert path.stat().st_size < 500_000, relative(path)
+
+
+def test_everything_required_is_pinned():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pins = dict(re.findall(r"^([\w.\-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    pinned = {re.sub(r"[-_.]+", "-", name).lower() for name in pins}
+    required = [*project["dependencies"], *(text for extra in project["optional-dependencies"].values() for text in extra)]
+    for text in required:
+        name = re.match(r"[\w.\-]+", text)[0]
+        assert re.sub(r"[-_.]+", "-", name).lower() in pinned, f"{name} has no pin in constraints.txt"
+    assert pins["torch"] == "2.13.0"
+
+
+def test_nothing_is_called_what_says_nothing():
+    for path in (ROOT / "src").rglob("*.py"):
+        assert path.stem not in {"utils", "util", "helpers", "helper", "manager", "processor", "context", "common", "misc"}, relative(path)
