@@ -1,0 +1,82 @@
+"""Faults planted into any batch: each function returns a new batch with one thing wrong, the same for the same seed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recspect.diagnosis.batch import Batch, Categorical, concatenate
+from recspect.errors import UsageError
+
+
+def plant_label_copy(batch: Batch, label: str, *, column: str = "leak", agreement: float = 0.95, seed: int = 0) -> Batch:
+    """A new 0/1 column that equals the label in a share of rows and its opposite in the others: a target leak."""
+    y = batch.numbers(label)
+    same = np.random.default_rng(seed).random(batch.rows) < _share(agreement, "agreement")
+    return batch.with_columns({column: np.where(same, y, 1 - y).astype(np.int64)})
+
+
+def plant_noise_field(batch: Batch, *, column: str = "noise", categories: int = 1000, seed: int = 0) -> Batch:
+    """A new categorical column that has nothing to do with anything."""
+    return batch.with_columns({column: np.random.default_rng(seed).integers(0, categories, batch.rows)})
+
+
+def plant_row_copies(batch: Batch, source: Batch, *, share: float = 0.05, seed: int = 0) -> Batch:
+    """Rows of another batch (test rows in training, say) in place of a share of the rows."""
+    rng = np.random.default_rng(seed)
+    copies = round(_share(share, "share") * batch.rows)
+    kept = np.sort(rng.choice(batch.rows, batch.rows - copies, replace=False))
+    return concatenate([batch.take(kept), source.select(list(batch)).take(rng.integers(0, source.rows, copies))])
+
+
+def plant_duplicates(batch: Batch, *, share: float = 0.1, copies: int = 2, seed: int = 0) -> Batch:
+    """A share of the rows appended so many more times."""
+    rng = np.random.default_rng(seed)
+    chosen = rng.choice(batch.rows, round(_share(share, "share") * batch.rows), replace=False)
+    return concatenate([batch, *[batch.take(chosen)] * copies])
+
+
+def plant_default_value(batch: Batch, column: str, value: object, *, share: float = 0.3, seed: int = 0) -> Batch:
+    """A share of a column's values replaced by one: a broken join at serving time."""
+    hit = np.random.default_rng(seed).random(batch.rows) < _share(share, "share")
+    old = batch[column]
+    if isinstance(old, np.ndarray) and old.ndim == 1:
+        return batch.with_columns({column: np.where(hit, np.asarray(value), old)})
+    categories = batch.categories(column)
+    values = np.append(categories.values.astype(object), [value])
+    return batch.with_columns({column: Categorical(np.where(hit, len(values) - 1, categories.codes), values)})
+
+
+def plant_shuffled_field(batch: Batch, column: str, *, share: float = 1.0, seed: int = 0) -> Batch:
+    """A column's values dealt to other rows, in a share of the rows: marginals stay, the joint breaks."""
+    rng = np.random.default_rng(seed)
+    hit = np.flatnonzero(rng.random(batch.rows) < _share(share, "share"))
+    order = np.arange(batch.rows)
+    order[hit] = rng.permutation(hit)
+    return batch.with_columns({column: batch[column][order]})
+
+
+def plant_missing(batch: Batch, column: str, *, share: float = 0.3, seed: int = 0) -> Batch:
+    """A share of a column's values missing."""
+    hit = np.random.default_rng(seed).random(batch.rows) < _share(share, "share")
+    old = batch[column]
+    if isinstance(old, np.ndarray) and old.ndim == 1 and old.dtype.kind == "f":
+        return batch.with_columns({column: np.where(hit, np.nan, old)})
+    categories = batch.categories(column)
+    return batch.with_columns({column: Categorical(np.where(hit, -1, categories.codes), categories.values)})
+
+
+def plant_prior_shift(batch: Batch, label: str, *, factor: float = 0.5, seed: int = 0) -> Batch:
+    """Only a share of the positive rows kept: fewer clicks, all else equal."""
+    keep = (batch.numbers(label) != 1) | (np.random.default_rng(seed).random(batch.rows) < _share(factor, "factor"))
+    return batch.take(np.flatnonzero(keep))
+
+
+def plant_random_labels(batch: Batch, label: str, *, seed: int = 0) -> Batch:
+    """Labels dealt to other rows: nothing is left to learn, the base rate stays."""
+    return plant_shuffled_field(batch, label, seed=seed)
+
+
+def _share(value: float, name: str) -> float:
+    if not 0 <= value <= 1:
+        raise UsageError(f"{name} is {value}, expected 0 to 1")
+    return value
