@@ -67,7 +67,7 @@ class Missing(Stat[MissingSummary]):
         if isinstance(column, Ragged):
             return np.asarray(column.lengths == 0)
         if not isinstance(column, Categorical) and column.ndim == 2:
-            return ~np.isfinite(column.astype(np.float64, copy=False)).all(1)
+            return np.asarray(~np.isfinite(column.astype(np.float64, copy=False)).all(1))
         if isinstance(column, Categorical) or column.dtype.kind not in "iufb":
             found = batch.categories(self.column)
             coded = np.array([category_name(value) in self.codes for value in found.values], dtype=bool)
