@@ -66,15 +66,15 @@ def standard_probes(schema: Schema, columns: Sequence[str], *, score_from_table:
     Raises:
         DataError: The schema's score column is not in the table.
     """
-    from recspect.diagnosis.probes.mismatch import MismatchProbe
+    from recspect.diagnosis.probes.mismatch import Mismatch, mismatch_fields
 
     if score_from_table and schema.score is not None and schema.score not in columns:
         raise DataError(f"the schema's score column {schema.score!r} is not in the table",
                         hint="add the model's scores to the table, or examine the model itself")
     probes: list[Probe] = [StandardProbe(schema, has_score=score_from_table and schema.score is not None)]
-    mismatch = MismatchProbe(columns)
-    if mismatch.adds:
-        probes.append(mismatch)
+    logged = mismatch_fields(columns)
+    if logged:
+        probes.append(Mismatch(logged))
     return probes
 
 
