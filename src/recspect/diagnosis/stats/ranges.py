@@ -44,7 +44,7 @@ class GroupRangesSummary(Summary):
             counts[rows] += part.counts
             lows[rows] = np.minimum(lows[rows], part.lows)
             highs[rows] = np.maximum(highs[rows], part.highs)
-        return _bounded(names, counts, lows, highs, self.other + other.other, self.capacity)
+        return _bounded(names, counts, lows, highs, other=self.other + other.other, capacity=self.capacity)
 
     @property
     def count(self) -> float:
@@ -57,7 +57,7 @@ class GroupRangesSummary(Summary):
         return self.other > 0
 
 
-def _bounded(names: list[str], counts: Floats, lows: Floats, highs: Floats, other: float, capacity: int) -> GroupRangesSummary:
+def _bounded(names: list[str], counts: Floats, lows: Floats, highs: Floats, *, other: float, capacity: int) -> GroupRangesSummary:
     keep = kept_names(names, capacity)
     if keep is None:
         return GroupRangesSummary(tuple(names), counts, lows, highs, other, capacity)
@@ -110,4 +110,4 @@ class GroupRanges(Stat[GroupRangesSummary]):
             finite = np.isfinite(x)
             lows[:, i] = np.minimum.reduceat(np.where(finite, x, np.inf), starts)
             highs[:, i] = np.maximum.reduceat(np.where(finite, x, -np.inf), starts)
-        return _bounded(names, weight_sums(position, w[used], len(names)), lows, highs, 0.0, self.capacity)
+        return _bounded(names, weight_sums(position, w[used], len(names)), lows, highs, other=0.0, capacity=self.capacity)

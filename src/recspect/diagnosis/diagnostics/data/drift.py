@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -99,23 +100,23 @@ class Drift(Diagnostic):
                                 f"of {rest[0].field.name}, is a PSI of {number(rest[0].psi.value, 3)}.", sources=self.sources)
 
 
-def _stat(field: Field) -> Stat[object]:
-    return Quantiles(column=field.name) if field.kind is Kind.NUMERIC else CategoryCounts(column=field.name)  # type: ignore[return-value]
+def _stat(field: Field) -> Stat[Any]:
+    return Quantiles(column=field.name) if field.kind is Kind.NUMERIC else CategoryCounts(column=field.name)
 
 
-def _measure(field: Field, now: object, before: object, scope: Scope) -> _Drift:
+def _measure(field: Field, now: Any, before: Any, scope: Scope) -> _Drift:
     note, soft = "", False
     if field.kind is Kind.NUMERIC:
-        shares = compare_quantiles(now, before)  # type: ignore[arg-type]
-        gap = kolmogorov_smirnov(now, before)  # type: ignore[arg-type]
+        shares = compare_quantiles(now, before)
+        gap = kolmogorov_smirnov(now, before)
         effect = f"the two distribution functions differ by up to {percent(gap)} of the rows"
-        if now.low > before.high or field.name == scope.schema.time:  # type: ignore[attr-defined]
+        if now.low > before.high or field.name == scope.schema.time:
             note, soft = "It follows the clock: with a split by time it differs by construction.", True
     else:
-        shares = compare_categories(now, before)  # type: ignore[arg-type]
+        shares = compare_categories(now, before)
         effect = f"{percent(shares.total_variation)} of the rows would have to change category to look like training"
-        if is_identity(field.name, scope) or before.distinct > MANY:  # type: ignore[attr-defined]
-            unseen, expected = unseen_share(now, before)  # type: ignore[arg-type]
+        if is_identity(field.name, scope) or before.distinct > MANY:
+            unseen, expected = unseen_share(now, before)
             effect += f"; {percent(unseen)} of the rows have a value never seen in training, where {percent(expected)} is expected by chance"
             note, soft = "New values come and old ones leave with time in every catalogue, so this alone is not a fault.", True
     psi = _interval(shares)

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from recspect.diagnosis.diagnostic import Diagnostic, Needs, Scope
-from recspect.diagnosis.diagnostics.policy import examined_fields, names, percent, plural, require_rows, verdict_above, worst
+from recspect.diagnosis.diagnostics.policy import (
+    examined_fields,
+    names,
+    percent,
+    plural,
+    require_rows,
+    verdict_above,
+    worst,
+)
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.evidence import Bars
 from recspect.diagnosis.finding import Finding, Place, Remedy, Verdict
@@ -52,7 +60,7 @@ class MissingValues(Diagnostic):
         evidence = _bars(judged)
         bad = [row for row in judged if row[0] is not Verdict.PASS]
         for verdict, jump, name, now_share, before_share in bad[:SHOWN]:
-            yield _finding(verdict, jump, name, now_share, before_share, evidence)
+            yield _finding(verdict, jump, name, shares=(before_share, now_share), evidence=evidence)
         if len(bad) < len(judged):
             rest = [row for row in judged if row[0] is Verdict.PASS]
             worst_row = max(rest, key=lambda row: row[3])
@@ -75,7 +83,8 @@ def _stat(field: Field, scope: Scope) -> Bucketed:
     return scope.bucketed(Missing(column=field.name, codes=tuple(category_name(code) for code in field.missing)))
 
 
-def _finding(verdict: Verdict, jump: Estimate, name: str, now: float, before: float, evidence: Bars) -> Finding:
+def _finding(verdict: Verdict, jump: Estimate, name: str, *, shares: tuple[float, float], evidence: Bars) -> Finding:
+    before, now = shares
     jumped = jump.surely_above(JUMP_WARN) or jump.value > JUMP_FAIL
     if jumped:
         claim = (f"{name} is missing in {percent(now)} of the held-out rows but in {percent(before)} of the training rows "
