@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from recspect.diagnosis.batch import Batch, Column
 
@@ -11,8 +12,11 @@ from recspect.diagnosis.batch import Batch, Column
 class Probe(ABC):
     """Adds columns to a batch. Leaves no hook, no gradient and no mode change behind, also after an exception.
 
-    The names of added columns begin with '@', so that they never meet a column of the user's.
+    The names of added columns begin with '@', so that they never meet a column of the user's. `backing` names, for an added id column that repeats
+    a column of the source (`@cluster` is the user), that column: rows are kept together by it.
     """
+
+    backing: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
     def observe(self, batch: Batch) -> Mapping[str, Column]:

@@ -23,6 +23,7 @@ class StandardProbe(Probe):
 
     def __init__(self, schema: Schema, *, has_score: bool) -> None:
         self.schema, self.has_score = schema, has_score
+        self.backing = {} if schema.user is None else {"@cluster": schema.user}
 
     @property
     def adds(self) -> tuple[str, ...]:

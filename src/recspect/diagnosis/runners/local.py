@@ -57,7 +57,7 @@ def _one_pass(source: Source, keys: Sequence[Key], probes: Sequence[Probe], rows
               progress: Progress | None) -> dict[Key, object]:
     totals = {key: key[1].zero() for key in keys}
     wanted = None if probes else _columns(keys)
-    for batch in source.batches(wanted, rows=rows, together=unit):
+    for batch in source.batches(wanted, rows=rows, together=_real_column(unit, source, probes)):
         widened = observe(batch, probes)
         by_slice: dict[Slice, Batch] = {}
         for key in keys:
@@ -68,6 +68,16 @@ def _one_pass(source: Source, keys: Sequence[Key], probes: Sequence[Probe], rows
         if progress:
             progress(batch.rows)
     return totals
+
+
+def _real_column(unit: str | None, source: Source, probes: Sequence[Probe]) -> str | None:
+    """The source's own column behind a unit that a probe adds."""
+    if unit is None or unit in source.columns:
+        return unit
+    for probe in probes:
+        if unit in probe.backing:
+            return probe.backing[unit]
+    return unit
 
 
 def observe(batch: Batch, probes: Sequence[Probe]) -> Batch:
