@@ -161,8 +161,10 @@ class Files(Source):
 
     def _arrow_tables(self, wanted: Sequence[str], rows: int) -> Iterator[pa.Table]:
         try:
+            # Without pre_buffer=False a scan holds the whole file: 1.9 GB against 0.1 GB here, and is slower.
+            reading = ds.ParquetFragmentScanOptions(pre_buffer=False) if self.form == "parquet" else None
             scanner = self._dictionaries().scanner(columns=list(wanted), batch_size=rows, batch_readahead=2,
-                                             fragment_readahead=1)
+                                                   fragment_readahead=1, fragment_scan_options=reading)
             for batch in scanner.to_batches():
                 yield pa.Table.from_batches([batch])
         except (OSError, pa.ArrowInvalid) as error:

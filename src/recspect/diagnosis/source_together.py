@@ -61,6 +61,8 @@ def _sorted(table: pa.Table, unit: str, *, rows: int) -> Iterator[pa.Table]:
     order = np.argsort(codes, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(codes[order])) + 1, len(order))
     in_order = bool((order == np.arange(len(order))).all())
+    if not in_order and max((column.num_chunks for column in table.columns), default=1) > 1:
+        table = table.combine_chunks()  # taking rows from many chunks is several times as slow
     start = 0
     while start < len(order):
         # the last unit that still fits, or the one unit that does not
