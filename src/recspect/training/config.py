@@ -38,7 +38,7 @@ class TrainingConfig:
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
-    maximum_epochs: int = 10
+    maximum_epochs: int = 20
     patience_epochs: int = 2
     select_by: Literal["auc", "loss"] | None = None
     batch_rows: int = 1024
