@@ -9,6 +9,7 @@ from judging import ask
 from recspect.diagnosis.batch import Batch, Categorical
 from recspect.diagnosis.diagnostics.training.dead_units import DeadUnits
 from recspect.diagnosis.diagnostics.training.gradient_flow import GradientFlow
+from recspect.diagnosis.diagnostics.training.loss_anomaly import LossAnomaly
 from recspect.diagnosis.diagnostics.training.one_epoch import OneEpoch
 from recspect.diagnosis.diagnostics.training.overfitting import Overfitting
 from recspect.diagnosis.finding import Verdict
@@ -345,3 +346,30 @@ def test_gradient_flow_is_unknown_without_gradients():
     assert finding.verdict is Verdict.UNKNOWN
     (finding,) = ask(GradientFlow(), Batch(steps(np.ones(3))))
     assert finding.verdict is Verdict.UNKNOWN
+
+
+# ---------------------------------------------------------------------- the loss
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize(("jumps", "verdict"), [((), "PASS"), ((90,), "WARN"), ((90, 91), "FAIL")])
+def test_jumps_of_the_loss(seed, jumps, verdict):
+    losses = 0.3 + 0.3 * np.exp(-np.arange(150) / 20) + np.random.default_rng(seed).normal(0, 0.02, 150)
+    losses[list(jumps)] += 1.0
+    (finding,) = ask(LossAnomaly(), Batch(steps(losses, series="loss/train")))
+    assert finding.verdict == verdict
+    assert finding.place.name == (str(50 * (jumps[0] + 1)) if jumps else "")
+
+
+def test_a_loss_that_is_no_number_fails():
+    losses = np.append(np.ones(20), np.nan)
+    (finding,) = ask(LossAnomaly(), Batch(steps(losses, series="loss/train")))
+    assert (finding.verdict, finding.place.name) == (Verdict.FAIL, "1050")
+
+
+def test_the_loss_is_unknown_without_steps():
+    (finding,) = ask(LossAnomaly(), Batch({"x": np.zeros(3)}))
+    assert (finding.verdict, finding.claim) == (Verdict.UNKNOWN, "No training steps were recorded.")
+    for few in (steps(np.ones(5), series="loss/train"), steps(np.ones(5))):
+        (finding,) = ask(LossAnomaly(), Batch(few))
+        assert finding.verdict is Verdict.UNKNOWN
