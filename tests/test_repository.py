@@ -46,7 +46,13 @@ PUBLIC_NAMES = frozenset()
 EVIDENCE = frozenset({"curve", "bars", "heat_map", "distribution_pair", "scatter", "ranked_table", "reasons", "stage_graph"})
 
 CODES = frozenset({
-    "training.dead_units", "training.gradient_flow", "training.one_epoch", "training.overfitting",
+    "data.drift", "data.missing_values", "data.split_overlap", "data.target_leak",
+    "embeddings.collapse", "embeddings.untrained_rows",
+    "features.skew", "features.unused",
+    "predictions.calibration", "predictions.normalised_entropy", "predictions.ranking_quality", "predictions.rating_error",
+    "predictions.worst_slices",
+    "recommendations.coverage", "recommendations.popularity_bias",
+    "training.dead_units", "training.gradient_flow", "training.loss_anomaly", "training.one_epoch", "training.overfitting",
 })
 
 COMMANDS = {
