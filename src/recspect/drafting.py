@@ -64,7 +64,7 @@ def draft_text(source: Source) -> str:
     columns = iter([*(column for role, column in made.schema.roles.items() if role is not Role.LABEL),
                     *(label.name for label in made.schema.labels), *made.schema.field_names])
     section = ""
-    for line in made.schema.to_toml().splitlines():
+    for line in made.schema.to_toml().rstrip("\n").split("\n"):  # splitlines would also cut at \x85 inside a name
         if line.startswith("[") and line.endswith("]"):
             section = line
         elif line.startswith("ignored = "):
