@@ -179,9 +179,9 @@ def main() -> NoReturn:
 
 def _fail(message: str, hint: str) -> NoReturn:
     _err.print("[bold red]error:[/bold red]", end=" ")
-    _err.print(message, markup=False, highlight=False)
+    _err.print(message, markup=False, highlight=False, soft_wrap=True)
     if hint:
-        _err.print(f"hint:  {hint}", markup=False, highlight=False)
+        _err.print(f"hint:  {hint}", markup=False, highlight=False, soft_wrap=True)
     sys.exit(2)
 
 
