@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from recspect.diagnosis.batch import Batch, Categorical, Ragged
+from recspect.diagnosis.stats.binned import BinnedLabel
 from recspect.diagnosis.stats.categories import CategoryCounts
 from recspect.diagnosis.stats.crosstab import Crosstab
 from recspect.diagnosis.stats.distinct import Distinct
@@ -19,8 +20,10 @@ from recspect.diagnosis.stats.measures import (
     Recall,
     ReciprocalRank,
 )
+from recspect.diagnosis.stats.missing import Missing
 from recspect.diagnosis.stats.moments import Moments
 from recspect.diagnosis.stats.quantiles import Quantiles
+from recspect.diagnosis.stats.ranges import GroupRanges
 from recspect.diagnosis.stats.ranking import PerUnit
 from recspect.diagnosis.stats.sample import BottomK
 from recspect.diagnosis.stats.score_label import ScoreLabel
@@ -75,13 +78,26 @@ def _internals(rng: np.random.Generator, rows: int) -> Batch:
                   "@place": Categorical(rng.integers(0, 4, rows), places), "@value": rng.normal(1, 1, rows)})
 
 
+def _labelled_numbers(rng: np.random.Generator, rows: int) -> Batch:
+    return Batch({"x": rng.normal(0, 30, rows).round(1), "y": rng.integers(0, 2, rows)})
+
+
+def _priced_items(rng: np.random.Generator, rows: int) -> Batch:
+    names = np.array([f"item {i}" for i in range(60)], dtype=object)
+    return Batch({"item": Categorical(rng.integers(-1, 60, rows), names), "price": rng.normal(5, 1, rows), "age": rng.integers(0, 9, rows)})
+
+
 _MEASURES = (AreaUnderCurve(), NDCG(k=3), NDCG(k=None, gain="exponential"), Recall(k=3), Precision(k=3), HitRate(k=3),
              ReciprocalRank(k=3), AveragePrecision(k=3, over="achievable"))
 
 LAW_EXAMPLES: tuple[LawExample, ...] = (
     LawExample(stat=Moments(column="x"), make=_numbers),
     LawExample(stat=ScoreLabel(detail=2), make=_scores),
+    LawExample(stat=BinnedLabel(column="x", label="y"), make=_labelled_numbers),
     LawExample(stat=PredictionError(), make=_ratings),
+    LawExample(stat=Missing(column="tags"), make=_tags),
+    LawExample(stat=Missing(column="id", codes=("0", "7")), make=_categories),
+    LawExample(stat=GroupRanges(by="item", over=("price", "age"), capacity=20), make=_priced_items),
     LawExample(stat=PerUnit(unit="user", measures=_MEASURES), make=_lists),
     LawExample(stat=PerUnit(unit="user", measures=_MEASURES[:2], weighting="rows", undefined="zero"), make=_lists),
     LawExample(stat=CategoryCounts(column="c", capacity=20), make=_categories),

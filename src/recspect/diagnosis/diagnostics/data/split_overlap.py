@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 
 from recspect.diagnosis.diagnostic import Diagnostic, Needs, Scope
-from recspect.diagnosis.diagnostics.policy import percent, require_rows, verdict_above, with_normal_interval
+from recspect.diagnosis.diagnostics.policy import percent, require_rows, with_normal_interval
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.evidence import Bars
 from recspect.diagnosis.finding import Finding, Place, Remedy, Verdict
@@ -55,8 +55,8 @@ class SplitOverlap(Diagnostic):
             threshold = "FAIL when any event of the held-out side is also a training row (user and time are part of the row)"
             estimate = overlap
         else:
-            verdict = verdict_above(excess, fail=ACROSS)
-            threshold = f"FAIL when surely more than {percent(ACROSS)} beyond what equal rows within training lead to expect"
+            verdict = Verdict.FAIL if excess.surely_above(ACROSS) else Verdict.PASS
+            threshold = f"FAIL when surely (99.9%) more than {percent(ACROSS)} beyond what equal rows within training lead to expect"
             estimate = excess
         shared = f"{percent(overlap.value)} of {overlap.n:,} held-out rows" if overlap.value else f"none of {overlap.n:,} held-out rows"
         note = "" if is_event else (f" Without a time in the row, equal rows may be different events: {percent(expected)} is expected, since so many "
@@ -108,5 +108,5 @@ def _coincidence(before: BottomKSummary) -> float:
 def _excess(overlap: Estimate, expected: float) -> Estimate:
     sampling = (overlap.error or 0.0) / 1.96
     chance = math.sqrt((overlap.value * (1 - overlap.value) + expected * (1 - expected) + 1 / overlap.n) / overlap.n)
-    return with_normal_interval(overlap.value - expected, math.hypot(sampling, chance), n=overlap.n,
+    return with_normal_interval(overlap.value - expected, math.hypot(sampling, chance), n=overlap.n, level=0.999,
                                 unit="share of held-out rows in training beyond coincidence")

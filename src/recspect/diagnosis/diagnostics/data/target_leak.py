@@ -69,14 +69,14 @@ class TargetLeak(Diagnostic):
             raise Unavailable("no categorical or numeric field besides ids is there to compare with the label")
         ranges = [_ranges(side, scope) for side in ("item", "user")]
         both = [stat for stat in ranges if stat is not None]
-        return Needs.of(reference=[_stat(field, scope) for field in singles], both=both)
+        return Needs.of(reference=[_stat(field) for field in singles], both=both)
 
     def judge(self, target: Tally, reference: Tally, scope: Scope) -> Iterable[Finding]:
         """A finding per field that tells too much, one per side for statistics of the future, one PASS."""
         singles = _singles(scope)
         aucs: dict[str, Estimate] = {}
         for field in singles:
-            bucketed = reference.get_summary(_stat(field, scope))
+            bucketed = reference.get_summary(_stat(field))
             total = bucketed.total
             _require_both_classes(total)
             aucs[field.name] = bucketed.estimate(_auc, unit="AUC of the field alone", n=lambda t: t.count)
@@ -111,7 +111,7 @@ def _singles(scope: Scope) -> tuple[Field, ...]:
                  if field.kind in (Kind.CATEGORICAL, Kind.NUMERIC) and field.name in scope.reference and not is_identity(field.name, scope))
 
 
-def _stat(field: Field, scope: Scope) -> Bucketed:
+def _stat(field: Field) -> Bucketed:
     inner = (BinnedLabel(column=field.name) if field.kind is Kind.NUMERIC
              else Crosstab(row=field.name, column="@label", row_capacity=4096, column_capacity=8))
     return Bucketed(stat=inner, by="@cluster", buckets=BUCKETS)

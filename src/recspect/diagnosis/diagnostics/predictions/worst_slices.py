@@ -84,19 +84,18 @@ class WorstSlices(Diagnostic):
             parts += [(f"{stat.by}={name}", part) for name, part in grouped.parts.items()]
         known = {name for name, _ in parts}
         parts += [(str(s), target.get_summary(_STAT, s)) for s in scope.slices if target.has(_STAT, s) and str(s) not in known]
-        judged = [_judge(name, part, total) for name, part in parts
-                  if least <= part.count < total.count and min(part.positive, part.count - part.positive) >= LEAST_POSITIVES]
-        if not judged:
+        parts = [(name, part) for name, part in parts
+                 if least <= part.count < total.count and min(part.positive, part.count - part.positive) >= LEAST_POSITIVES]
+        if not parts:
             raise Unavailable(f"no slice has {least:,.0f} rows and {LEAST_POSITIVES} of each class", hint="give more held-out rows")
-        adjusted = q_values([j.p for j in judged])
-        bad = [j for j, q in zip(judged, adjusted, strict=True) if q < 0.05 and (abs(j.off) > OFF or j.excess > LOSS_WARN)]
-        order = sorted(judged, key=lambda j: (j not in bad, -max(abs(j.off), 2 * j.excess)))
+        judged, bad = _peel(parts, total)
+        order = sorted(judged, key=lambda j: (j.name not in bad, -max(abs(j.off), 2 * j.excess)))
         table = RankedTable(
             title="On which slices is the model worst?", columns=("slice", "rows", "predicted / observed", "normalised entropy"),
             rows=tuple((j.name, j.rows, round(j.ratio.value, 3), round(j.entropy.value, 3)) for j in order[:20]),
             caption=f"{plural(len(judged), 'slice')} of at least {least:,.0f} rows looked at; over all rows {number(total.calibration_ratio, 3)} and "
                     f"{number(total.normalised_entropy, 3)}" + (f"; too many categories to look at: {names(too_many)}" if too_many else ""))
-        worst = [j for j in order if j in bad]
+        worst = [j for j in order if j.name in bad]
         for j in worst[:SHOWN]:
             yield self._finding(j, total, len(judged), table)
         if worst[SHOWN:]:
@@ -110,8 +109,9 @@ class WorstSlices(Diagnostic):
 
     def _finding(self, j: _Judged, total: ScoreLabelSummary, looked_at: int, table: RankedTable) -> Finding:
         by_rate = abs(j.off) > OFF
-        ratio = j.ratio.value / total.calibration_ratio
-        sure = by_rate and (j.ratio.surely_above(1.5 * total.calibration_ratio) or j.ratio.surely_below(total.calibration_ratio / 1.5))
+        ratio = 1 + j.off
+        usual = j.ratio.value / ratio
+        sure = by_rate and (j.ratio.surely_above(1.5 * usual) or j.ratio.surely_below(usual / 1.5))
         fail = sure or (j.excess > LOSS_FAIL and j.entropy.surely_above(1.0))
         what = (f"predicts {percent(abs(ratio - 1))} {'more' if ratio > 1 else 'fewer'} positives than it should" if by_rate
                 else "orders and prices rows much worse than elsewhere")
@@ -134,9 +134,39 @@ def _grouped(scope: Scope) -> list[Grouped]:
             if not is_identity(field.name, scope)]
 
 
-def _judge(name: str, part: ScoreLabelSummary, total: ScoreLabelSummary) -> _Judged:
+def _peel(parts: list[tuple[str, ScoreLabelSummary]], total: ScoreLabelSummary) -> tuple[list[_Judged], set[str]]:
+    """All slices judged, and the names of the bad ones.
+
+    A bad slice also moves the overall ratio that the others are held against, so the worst is taken out of it before the
+    other slices of its field are judged again. Slices of other fields hold some of its rows, as all rows do, and keep theirs.
+    """
+    usual: dict[str, tuple[float, float]] = {}
+    bad: set[str] = set()
+    sums = dict(parts)
+    while True:
+        judged = []
+        for name, part in parts:
+            predicted, positive = usual.get(_field_of(name), (total.predicted, total.positive))
+            judged.append(_judge(name, part, total, predicted / positive))
+        adjusted = q_values([j.p for j in judged])
+        more = [(j.p, -abs(j.off), j.name) for j, q in zip(judged, adjusted, strict=True)
+                if j.name not in bad and q < 0.05 and (abs(j.off) > OFF or j.excess > LOSS_WARN)]
+        if not more:
+            return judged, bad
+        name = min(more)[2]
+        bad.add(name)
+        predicted, positive = usual.get(_field_of(name), (total.predicted, total.positive))
+        if positive - sums[name].positive >= LEAST_POSITIVES and predicted > sums[name].predicted:
+            usual[_field_of(name)] = (predicted - sums[name].predicted, positive - sums[name].positive)
+
+
+def _field_of(name: str) -> str:
+    return name.split("=", 1)[0]
+
+
+def _judge(name: str, part: ScoreLabelSummary, total: ScoreLabelSummary, usual: float) -> _Judged:
     n = int(part.count)
-    expected = part.predicted / total.calibration_ratio
+    expected = part.predicted / usual
     spread = math.sqrt(max(part.variance_sum, 1e-12))
     ratio = with_normal_interval(part.calibration_ratio, part.calibration_ratio * spread / max(expected, 1e-12), n=n, unit="predicted / observed positives")
     b = part.base_rate
