@@ -17,6 +17,8 @@ from recspect.diagnosis.tally import Tally
 from recspect.errors import Unavailable
 
 SMALLEST_FALL = 0.002
+CHANCE = 0.01
+"""Two-sided chance of a fall that is none, over all choices of the best epoch."""
 
 
 class OneEpoch(Diagnostic):
@@ -55,12 +57,13 @@ class OneEpoch(Diagnostic):
         best, last = int(np.argmax(held_out)), len(epochs) - 1
         kept = _kept(target, scope, goodness, [summary.total for summary in new])
         change = jackknife([new[best], new[last]], lambda t: goodness.value(t[1]) - goodness.value(t[0]),
-                           unit=f"{goodness.name}, last epoch less best epoch", n=int(new[0].total.count))
+                           unit=f"{goodness.name}, last epoch less best epoch", n=int(new[0].total.count),
+                           level=1 - CHANCE / (len(epochs) - 1))  # the best of several is chosen by looking: Bonferroni
         rises = train[last] > train[best]
         falls = best < last and rises and change.surely_below(0) and change.value < -SMALLEST_FALL
         first, final = epochs[best], epochs[last]
         numbers = (f"held-out {goodness.name} falls from {held_out[best]:.3f} (epoch {first}) to {held_out[last]:.3f} "
-                   f"(epoch {final}) (by {between(change, 3)}, {change.n:,} held-out rows) while training "
+                   f"(epoch {final}) (change {between(change, 3)}, {change.n:,} held-out rows) while training "
                    f"{goodness.name} rises from {train[best]:.3f} to {train[last]:.3f}.")
         if not falls:
             verdict = Verdict.PASS
@@ -78,8 +81,9 @@ class OneEpoch(Diagnostic):
             when = "the first pass" if best == 0 else f"epoch {first}"
             claim = f"The model memorises after {when}: {numbers} The model of epoch {epochs[kept]} was kept."
         yield Finding(
-            code=self.code, verdict=verdict, claim=claim, estimate=change, place=Place(kind="epoch", name=str(first)),
-            threshold=f"a fall beyond chance of more than {SMALLEST_FALL} {goodness.name}, while training {goodness.name} rises",
+            code=self.code, verdict=verdict, claim=claim, estimate=change, place=Place(kind="epoch", name=str(first)) if falls else Place(),
+            threshold=f"a fall beyond chance of more than {SMALLEST_FALL} {goodness.name}, while training {goodness.name} rises "
+                      f"(interval at {100 * change.level:.1f}%, as the best of {len(epochs)} epochs was chosen by looking)",
             meaning="From the second pass on, embeddings of rare ids fit the very rows they have met, and the layers above come to "
                     "trust them.",
             causes=("id fields with few rows per id", "a fast optimiser (Adam, RMSprop) at a high rate on embeddings",
