@@ -123,7 +123,7 @@ def _draft(source: Source) -> Draft:
         reasons[f"[fields] {look.name}"] = f"{of_kind}; {of_side}"
     schema = Schema(
         fields=tuple(fields), labels=tuple(guess.label for guess in outcomes if guess.label is not None),
-        time_unit=when.unit if when else None, ignored=tuple(ignored), name=source.name, **roles)  # type: ignore[arg-type]
+        time_unit=when.unit if when else None, ignored=tuple(ignored), name=source.name, **roles)
     return Draft(schema=schema, reasons=reasons, rows=next(iter(looks.values())).rows)
 
 
