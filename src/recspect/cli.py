@@ -170,7 +170,9 @@ def main() -> NoReturn:
             _fail(error.format_message(), "recspect --help")
         if type(error).__name__ == "Abort":
             sys.exit(130)
-        raise
+        _err.print_exception()  # a fault of ours; not exit 1, which means a FAIL finding
+        _err.print("This is a fault of recspect, not yours. Please report it with the lines above.")
+        sys.exit(70)
     sys.exit(0)
 
 

@@ -234,7 +234,7 @@ def column_from_arrow(column: pa.Array | pa.ChunkedArray) -> Column:
             column = pa.concat_arrays(column.chunks)
     kind = column.type
     if pa.types.is_dictionary(kind):
-        indices = _to_numpy(column.indices.fill_null(-1))
+        indices = _to_numpy(column.indices.cast(pa.int64()).fill_null(-1))
         return Categorical(indices.astype(np.int64), _objects(column.dictionary.to_pylist()))
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         if pa.types.is_string_view(kind):
