@@ -407,7 +407,7 @@ def _to_entry(value: Field | Label) -> dict[str, Any]:
 
 def _toml_key(key: str) -> str:
     bare = key.isascii() and key.replace("_", "").replace("-", "").isalnum()
-    return key if bare else json.dumps(key, ensure_ascii=False)
+    return key if bare else _toml(key)
 
 
 def _toml(value: object) -> str:
