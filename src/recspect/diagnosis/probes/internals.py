@@ -78,7 +78,7 @@ class InternalsProbe(Probe):
             self._layers = tuple(name for name, _ in layers)
             columns: dict[str, Column] = {f"@activation:{name}": _per_row(tensor.detach()).numpy() for name, tensor in layers}
             if self.label and layers and trace.additive.requires_grad:
-                y = torch.as_tensor(batch.numbers(self.label), dtype=torch.float32)
+                y = torch.tensor(batch.numbers(self.label), dtype=torch.float32)  # a copy: columns may be read-only
                 out = trace.additive
                 loss = (F.binary_cross_entropy_with_logits(out, y, reduction="sum") if trace.logit is not None
                         else F.mse_loss(out, y, reduction="sum"))
