@@ -186,3 +186,12 @@ def test_grades_that_cannot_be_judged_are_unknown():
     (constant,) = diagnose(RatingError(), GRADES, same)
     (binary,) = diagnose(RatingError(), SCHEMA, same)
     assert (constant.verdict, binary.verdict) == (Verdict.UNKNOWN, Verdict.UNKNOWN)
+
+
+def test_scores_wrong_everywhere_alike_do_not_blame_slices():
+    flags = 0
+    for seed in range(20):
+        table = world(seed, rows=6000)
+        table["@score"] = table["@score"] * 0.4
+        flags += not is_quiet(diagnose(WorstSlices(), SCHEMA, table))
+    assert flags <= 3  # q < 0.05 allows 1 of 20; above 3 has a probability of 2%

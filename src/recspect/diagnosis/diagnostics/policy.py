@@ -89,6 +89,16 @@ def q_values(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in out]
 
 
+def spread_of_positives(variance_if_right: float, positives: float, rows: float, ratio: float) -> float:
+    """Standard deviation of a slice's number of positives.
+
+    From the scores, sum of p (1 - p), where these are about right over all rows (`ratio` of predicted to observed within 10%
+    of 1); else from the slice's own rate, which is wider but does not believe the scores.
+    """
+    believed = abs(ratio - 1) <= 0.1
+    return math.sqrt(max(variance_if_right if believed else positives * (1 - positives / rows), 1e-12))
+
+
 # ---------------------------------------------------------------------- enough to say something
 
 

@@ -100,7 +100,7 @@ class Unused(Diagnostic):
             yield Finding(
                 code=self.code, verdict=Verdict.FAIL if sure else Verdict.WARN, place=Place(kind="field", name=f.field), estimate=f.usefulness,
                 claim=f"The model relies on {f.field} without being helped by it: it makes {percent(f.share.value)} of what moves the score, and "
-                      f"takes {between(f.usefulness)} nats off the loss per held-out row ({n:,} rows).",
+                      f"changes the loss by {_added(f.usefulness)} nats per held-out row ({n:,} rows), where above 0 is worse.",
                 threshold="FAIL when the field has surely more than an equal share of reliance and surely does not lower the loss; WARN when the value "
                           "says so", meaning="Movement of the score that does not predict the outcome is noise, and ranks items by chance.",
                 causes=("the field's values were memorised (many rare ids, several epochs)", "it drifted: what was learned holds no longer",
@@ -109,10 +109,11 @@ class Unused(Diagnostic):
                           Remedy(code="regularise_field", text=f"Raise the minimum count or the weight decay of {f.field}, or train one epoch."),
                           ), evidence=evidence, sources=self.sources)
         if unused:
+            verb = "makes" if len(unused) == 1 else "make"
             yield Finding(
                 code=self.code, verdict=Verdict.WARN, place=Place(kind="field", name=unused[-1].field), estimate=unused[-1].share,
-                claim=f"The model makes no use of {plural(len(unused), 'field')}: {names([f.field for f in unused], limit=20)} together move the "
-                      f"score by {percent(sum(f.share.value for f in unused))} of all reliance ({n:,} rows).",
+                claim=f"The model makes no use of {plural(len(unused), 'field')}: {names([f.field for f in unused], limit=20)} {verb} up "
+                      f"{percent(sum(f.share.value for f in unused))} of what moves the score ({n:,} rows).",
                 threshold=f"WARN when a field's share of reliance is surely below {percent(UNUSED)}",
                 meaning="A field that is not used costs latency and a dependency, and often was meant to be used.",
                 causes=("it is constant, or nearly always missing", "its scale is so small that the model does not notice it",
@@ -192,6 +193,12 @@ def _table(fields: list[Importance]) -> RankedTable:
                     None if f.usefulness is None else number(f.usefulness.value), "" if f.usefulness is None else _interval(f.usefulness, 1, ""))
                    for f in fields),
         caption=f"{fields[0].share.n:,} held-out rows; usefulness above 0 lowers the loss")
+
+
+def _added(usefulness: Estimate) -> str:
+    """What a field adds to the loss: its usefulness with the other sign."""
+    low, high = (None if end is None else -end for end in (usefulness.high, usefulness.low))
+    return between(Estimate(value=-usefulness.value, low=low, high=high, unit=usefulness.unit, n=usefulness.n))
 
 
 def _interval(estimate: Estimate, scale: float, unit: str) -> str:

@@ -16,6 +16,7 @@ from recspect.diagnosis.diagnostics.policy import (
     plural,
     q_values,
     require_classes,
+    spread_of_positives,
     two_sided_p,
     with_normal_interval,
     worst,
@@ -100,7 +101,8 @@ class Calibration(Diagnostic):
                 small.append(f"{slice_} ({plural(part.count, 'row')}, {part.positive:,.0f} positive)")
                 continue
             expected = part.predicted / total.calibration_ratio
-            found.append((slice_, part, (part.positive - expected) / math.sqrt(part.variance_sum)))
+            spread = spread_of_positives(part.variance_sum, part.positive, part.count, total.calibration_ratio)
+            found.append((slice_, part, (part.positive - expected) / spread))
         if not found:
             if small:
                 raise Unavailable(f"too few rows to judge calibration in {names(small)}")
@@ -128,7 +130,7 @@ class Calibration(Diagnostic):
         if not off:
             largest = max(estimates, key=lambda e: abs(math.log(max(e.value, 1e-9))))
             yield Finding(code=self.code, verdict=Verdict.PASS, estimate=largest, evidence=(bars,), sources=self.sources,
-                          claim=f"None of {plural(len(found), 'declared slice')} is off after correction for their number; the furthest has a ratio of "
+                          claim=f"{'The declared slice is not' if len(found) == 1 else f'None of {len(found)} declared slices is'} off after correction for their number; the furthest has a ratio of "
                                 f"{between(largest, 3)}." + (f" Too small to judge: {names(small)}." if small else ""))
 
 

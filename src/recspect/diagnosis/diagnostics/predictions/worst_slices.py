@@ -19,6 +19,7 @@ from recspect.diagnosis.diagnostics.policy import (
     plural,
     q_values,
     require_classes,
+    spread_of_positives,
     two_sided_p,
     with_normal_interval,
 )
@@ -46,7 +47,8 @@ class _Judged:
     rows: int
     ratio: Estimate
     entropy: Estimate
-    p: float
+    p_rate: float
+    p_loss: float
     off: float
     excess: float
 
@@ -148,9 +150,10 @@ def _peel(parts: list[tuple[str, ScoreLabelSummary]], total: ScoreLabelSummary) 
         for name, part in parts:
             predicted, positive = usual.get(_field_of(name), (total.predicted, total.positive))
             judged.append(_judge(name, part, total, predicted / positive))
-        adjusted = q_values([j.p for j in judged])
-        more = [(j.p, -abs(j.off), j.name) for j, q in zip(judged, adjusted, strict=True)
-                if j.name not in bad and q < 0.05 and (abs(j.off) > OFF or j.excess > LOSS_WARN)]
+        adjusted = q_values([*(j.p_rate for j in judged), *(j.p_loss for j in judged)])
+        more = [(min(j.p_rate, j.p_loss), -abs(j.off), j.name)
+                for j, q_rate, q_loss in zip(judged, adjusted[:len(judged)], adjusted[len(judged):], strict=True)
+                if j.name not in bad and ((q_rate < 0.05 and abs(j.off) > OFF) or (q_loss < 0.05 and j.excess > LOSS_WARN))]
         if not more:
             return judged, bad
         name = min(more)[2]
@@ -167,7 +170,7 @@ def _field_of(name: str) -> str:
 def _judge(name: str, part: ScoreLabelSummary, total: ScoreLabelSummary, usual: float) -> _Judged:
     n = int(part.count)
     expected = part.predicted / usual
-    spread = math.sqrt(max(part.variance_sum, 1e-12))
+    spread = spread_of_positives(part.variance_sum, part.positive, part.count, total.calibration_ratio)
     ratio = with_normal_interval(part.calibration_ratio, part.calibration_ratio * spread / max(expected, 1e-12), n=n, unit="predicted / observed positives")
     b = part.base_rate
     own = float(-(b * np.log(b) + (1 - b) * np.log(1 - b)))
@@ -176,8 +179,8 @@ def _judge(name: str, part: ScoreLabelSummary, total: ScoreLabelSummary, usual: 
     excess = part.normalised_entropy - total.normalised_entropy
     # A slice whose fields say little has a high normalised entropy without any fault: what counts is loss above that of the constant.
     above_constant = max(0.0, part.normalised_entropy - max(1.0, total.normalised_entropy))
-    p = min(1.0, 2 * min(two_sided_p((part.positive - expected) / spread), two_sided_p(above_constant / error if error else 0.0)))
-    return _Judged(name=name, rows=n, ratio=ratio, entropy=entropy, p=p, off=expected / part.positive - 1,
+    return _Judged(name=name, rows=n, ratio=ratio, entropy=entropy, p_rate=two_sided_p((part.positive - expected) / spread),
+                   p_loss=two_sided_p(above_constant / error if error else 0.0), off=expected / part.positive - 1,
                    excess=excess if part.normalised_entropy > 1 else 0.0)
 
 
