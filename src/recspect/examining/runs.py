@@ -52,8 +52,20 @@ def subject_of(run: Run, epoch: int | str = "best") -> TorchSubject:
         out = module(inputs)
         return torch.sigmoid(out) if binary else out
 
-    return TorchSubject(model, fields=run.schema.field_names, encode=encode, forward=forward,
+    return TorchSubject(model, fields=run.schema.field_names, encode=encode, forward=forward, sites=_declared_sites(model),
                         name=f"{type(model).__name__} of run {run.id}")
+
+
+def _declared_sites(model: Any) -> dict[str, str | tuple[str, ...]]:
+    """Our own models know the fields of their fused tables; told by value, fields with equal codes could not be told apart."""
+    from recspect.models.vectors import FieldVectors
+
+    sites: dict[str, str | tuple[str, ...]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, FieldVectors) and module.table is not None:
+            reads = [*([tuple(module.single)] if module.single else []), *module.lists]
+            sites |= {f"{name}.table.weight#{k}": read for k, read in enumerate(reads)}
+    return sites
 
 
 def examine_run(folder: str | Path, *, data: Any = None, slices: Sequence[Slice] = (), sample_rows: int = 20_000,
