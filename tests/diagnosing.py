@@ -24,8 +24,8 @@ def diagnose(diagnostic: Diagnostic, schema: Schema, target: Table, reference: T
     examined = Scope(schema=schema, target=frozenset(now), reference=frozenset(before or ()), buckets=25,
                      cluster_name="users" if schema.user else "rows", **scope)
     planned = plan([diagnostic], examined)
-    totals = tally(read(now), planned.needs.target, rows=100_000, pushdown=False)
-    base = tally(read(before), planned.needs.reference, rows=100_000, pushdown=False) if before else tally(read(now), ())
+    totals = tally(read(now), planned.needs.target, rows=100_000)
+    base = tally(read(before), planned.needs.reference, rows=100_000) if before else tally(read(now), ())
     return judge(planned, totals, base, examined)
 
 

@@ -14,13 +14,13 @@ from recspect.schema import Schema
 
 def ask(diagnostic: Diagnostic, target: Batch, reference: Batch | None = None, *, schema: Schema | None = None,
         probes: Sequence[Probe] = (), **scope) -> list[Finding]:
-    """The findings; every one of them survives the findings format. Added up in NumPy: that engines agree is tested with the sources."""
+    """The findings; every one of them survives the findings format."""
     added = {name for probe in probes for name in probe.adds}
     known = Scope(schema=schema or Schema(), target=frozenset(target) | added,
                   reference=frozenset() if reference is None else frozenset(reference) | added, **scope)
     planned = plan([diagnostic], known)
-    held_out = tally(read(target), planned.needs.target, probes=probes, pushdown=False) if planned.needs.target else Tally({})
-    train = tally(read(reference), planned.needs.reference, probes=probes, pushdown=False) if planned.needs.reference else Tally({})
+    held_out = tally(read(target), planned.needs.target, probes=probes) if planned.needs.target else Tally({})
+    train = tally(read(reference), planned.needs.reference, probes=probes) if planned.needs.reference else Tally({})
     findings = judge(planned, held_out, train, known)
     mapping = Report(findings=tuple(findings)).to_mapping()
     assert Report.from_mapping(mapping).to_mapping() == mapping

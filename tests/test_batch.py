@@ -180,3 +180,10 @@ def test_buckets_do_not_depend_on_the_form_of_the_id():
     assert with_missing == [want[0], 0]
     with pytest.raises(DataError, match="ids are single values, this column holds vectors"):
         bucket(np.zeros((2, 2)), 5)
+
+
+def test_dictionaries_with_unsigned_codes_are_read():
+    """Polars and Parquet readers number their dictionaries so."""
+    column = pa.DictionaryArray.from_arrays(pa.array([0, None, 1], pa.uint32()), pa.array(["a", "b"]))
+    found = Batch.from_arrow(pa.table({"x": column}))["x"]
+    assert list(found.decode()) == ["a", None, "b"]

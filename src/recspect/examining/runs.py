@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recspect.diagnosis.batch import Batch, concatenate
+from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.finding import Report
 from recspect.diagnosis.slice import Slice
 from recspect.diagnosis.source import Source, read
@@ -93,7 +93,6 @@ def examine_run(folder: str | Path, *, data: Any = None, slices: Sequence[Slice]
     if tables.fingerprint != run.record["data_fingerprint"]:
         raise RunError(f"run {run.id} was trained on other data: fingerprint {run.record['data_fingerprint']}, "
                        f"this data has {tables.fingerprint}", hint="give the same rows in the same order")
-    train = concatenate([tables.train, tables.validation])
     subject = subject_of(run)
     epochs = {figures["epoch"]: subject_of(run, figures["epoch"]) for figures in run.epochs}
     say("making lists")
@@ -105,7 +104,8 @@ def examine_run(folder: str | Path, *, data: Any = None, slices: Sequence[Slice]
                      provenance={"run": run.id, "created": run.record.get("created"), "command": run.record.get("command"),
                                  "data": run.record["data"], "data_fingerprint": tables.fingerprint,
                                  "seeds": [run.config.seed], "split": dict(tables.split), "best_epoch": run.best_epoch,
-                                 "rows": {"train": train.rows, "test": tables.test.rows}})
+                                 "rows": {"train": tables.train.rows, "validation": tables.validation.rows,
+                                          "test": tables.test.rows}})
     write_bytes(Path(folder) / "findings.json", report.to_json().encode())
     write(report, Path(folder) / "report.html")
     return report
