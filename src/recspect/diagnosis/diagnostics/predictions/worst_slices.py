@@ -125,7 +125,7 @@ class WorstSlices(Diagnostic):
                   f"{looked_at:,} slices were looked at.",
             meaning="The average hides it: these users or items are served worse than the headline says.",
             causes=("a field is broken or defaulted for these rows", "the group is rare in training or behaves differently", "no field tells the group apart"),
-            remedies=(Remedy(code="inspect_slice", text=f"Compare the fields inside {j.name} with the rest.", command=f"recspect diagnose --slice '{j.name}'"),
+            remedies=(Remedy(code="inspect_slice", text=f"Compare the fields inside {j.name} with the rest.", command=f"recspect diagnose RUN --slice '{j.name}'"),
                       Remedy(code="add_field", text="Add a field, or a crossing, that tells the group apart."),
                       Remedy(code="reweight", text="Give the group more weight in training, and compare.")),
             evidence=(table,), sources=self.sources)
