@@ -6,7 +6,8 @@ from scipy import stats as scipy_stats
 
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.estimate import Estimate
-from recspect.diagnosis.stat import Bucketed, BucketedSummary, _t_quantile, jackknife
+from recspect.diagnosis.jackknife import t_quantile
+from recspect.diagnosis.stat import Bucketed, BucketedSummary, jackknife
 from recspect.diagnosis.stats.moments import Moments
 from recspect.diagnosis.stats.score_label import ScoreLabel
 from recspect.errors import Unavailable, UsageError
@@ -105,7 +106,7 @@ def test_too_few_users_give_no_interval_and_nothing_gives_no_estimate():
 def test_t_quantiles():
     for level in (0.9, 0.95, 0.99):
         for freedom in (5, 10, 49, 1000):
-            assert _t_quantile(level, freedom) == pytest.approx(scipy_stats.t.ppf((1 + level) / 2, freedom), rel=3e-3)
+            assert t_quantile(level, freedom) == pytest.approx(scipy_stats.t.ppf((1 + level) / 2, freedom), rel=3e-3)
 
 
 def test_estimates_are_printed_to_what_the_interval_supports():

@@ -1,0 +1,52 @@
+"""The value that adds. What every stat gives, and what makes a sum of many."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypeVar
+
+
+def register(registry: dict[str, Any], cls: type) -> None:
+    """Under its name, which a stored tally knows it by.
+
+    Raises:
+        TypeError: Another module has a class of this name already, so that stored tallies would be misread.
+    """
+    known = registry.get(cls.__name__)
+    if known is not None and known.__module__ != cls.__module__:
+        raise TypeError(f"{cls.__module__} defines {cls.__name__}, a name that {known.__module__} has registered; "
+                        "stored tallies know classes by name, so choose another")
+    registry[cls.__name__] = cls
+
+
+class Summary(ABC):
+    """The value that adds: a frozen dataclass of numbers, strings, arrays, bytes and other summaries.
+
+    Subclasses are registered by name, so that a stored tally can be read back without pickle.
+    """
+
+    registry: ClassVar[dict[str, type[Summary]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        register(Summary.registry, cls)
+
+    @abstractmethod
+    def __add__(self: S, other: S) -> S:
+        """Both together."""
+
+
+S = TypeVar("S", bound=Summary)
+
+
+def is_zero(summary: Any) -> bool:
+    """Whether nothing was added up: its `count` is 0."""
+    count = getattr(summary, "count", None)
+    return count is not None and float(count) == 0.0
+
+
+def add_up(parts: Sequence[Any]) -> Any:
+    """Balanced sum, so that rounding grows with the logarithm of the count."""
+    while len(parts) > 1:
+        parts = [parts[i] + parts[i + 1] if i + 1 < len(parts) else parts[i] for i in range(0, len(parts), 2)]
+    return parts[0]
