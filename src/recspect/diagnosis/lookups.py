@@ -245,6 +245,18 @@ def run(forward: Callable[[], Tensor], names: dict[int, str], stack: list[str], 
     return trace
 
 
+def replayed(forward: Callable[[], Tensor], names: dict[int, str], stack: list[str],
+             values: Sequence[Tensor]) -> tuple[Tensor, list[tuple[str, Tensor]]]:
+    """What the model returns where its lookups give these values, and its activations; see `run`. Call inside `undisturbed`.
+
+    Looks at no number, so that it can run inside the transforms of torch.func, and tells no logit.
+    """
+    recorder = _Recorder(names, replay=values, keep_activations=True, stack=stack)
+    with recorder:
+        output = forward()
+    return output, recorder.trace.activations
+
+
 def _flat(output: Tensor) -> Tensor:
     if output.dim() > 1 and output.numel() != output.shape[0]:
         raise SubjectError(f"the model returned scores of shape {tuple(output.shape)}, expected one score per row",

@@ -115,6 +115,13 @@ class TorchSubject(Subject):
         return run(lambda: self.forward(self.model, inputs), self._names, stack, replay=replay,
                    keep_activations=keep_activations)
 
+    def replayed(self, inputs: Inputs, stack: list[str], values: Sequence[torch.Tensor],
+                 ) -> tuple[torch.Tensor, list[tuple[str, torch.Tensor]]]:
+        """Output and activations where the lookups give these values, fit for torch.func; call inside `undisturbed`."""
+        from recspect.diagnosis.lookups import replayed
+
+        return replayed(lambda: self.forward(self.model, inputs), self._names, stack, values)
+
     def score(self, batch: Batch) -> NDArray[np.float64]:
         import torch
 
