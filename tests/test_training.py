@@ -14,14 +14,16 @@ from sklearn.metrics import log_loss as sklearn_log_loss
 from sklearn.metrics import roc_auc_score
 
 from recspect.diagnosis.batch import Batch
+from recspect.diagnosis.source import read
 from recspect.errors import DataError, RunError, SchemaError, UsageError
 from recspect.models import ModelConfig
-from recspect.schema import Schema
+from recspect.schema import Field, Label, Schema
 from recspect.training.config import TrainingConfig
 from recspect.training.figures import best_epoch, stale_epochs
 from recspect.training.files import write_json
 from recspect.training.metrics import auc, log_loss
 from recspect.training.optimisers import RowwiseAdagrad, clip_gradients
+from recspect.training.rows import Tables
 from recspect.training.split import split_rows
 
 # ---------------------------------------------------------------------- optimisers
@@ -124,6 +126,16 @@ def test_a_random_split_follows_its_seed():
     batch = Batch({"a": np.arange(100)})
     first, again, other = (split_rows(batch, Schema(), test_share=0.2, validation_share=0.1, seed=seed) for seed in (1, 1, 2))
     assert first.test.tolist() == again.test.tolist() != other.test.tolist()
+
+
+@pytest.mark.parametrize("as_batch", [True, False])
+def test_the_user_stays_in_the_table_also_when_it_is_no_field(as_batch):
+    """The rows of one user are not independent: who examines a run needs to know whose they are."""
+    rows = {"student": np.arange(40) // 2, "course": np.arange(40) % 4, "age": np.arange(40.0), "passed": np.arange(40) % 2, "note": np.ones(40)}
+    schema = Schema(user="student", item="course", labels=[Label(name="passed")], fields=[Field(name="age", kind="numeric")])
+    tables = Tables.cut(Batch(rows) if as_batch else read(rows), schema, TrainingConfig())
+    assert set(tables.train) == {"student", "course", "age", "passed"}
+    assert sorted([*tables.train["student"], *tables.validation["student"], *tables.test["student"]]) == rows["student"].tolist()
 
 
 def test_splits_that_cannot_be():

@@ -97,12 +97,14 @@ def fingerprint(batch: Batch, schema: Schema) -> str:
 
 
 def _read(table: Table, schema: Schema) -> Batch:
+    """The columns that training reads, and those by which a run is examined: user, item and request need not be fields."""
     needed = [*schema.field_names, schema.label.name, *([schema.time] if schema.time else [])]
+    units = [name for name in (schema.user, schema.item, schema.request) if name is not None]
     if isinstance(table, Batch):
-        batch = table.select(list(dict.fromkeys(needed)))
+        batch = table.select(list(dict.fromkeys([*needed, *(name for name in units if name in table)])))
     else:
         require_columns(table, needed)
-        columns = [name for name in schema.columns if name in needed]
+        columns = [name for name in schema.columns if name in needed or (name in units and name in table.columns)]
         batch = concatenate(list(table.batches(columns)))
     if batch.rows == 0:
         raise DataError("the table has no rows", hint="check the file, the query and the filters")
