@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from recspect.diagnosis.mirror import HistogramRow, Mirror, StepRow
 from recspect.errors import UsageError
 
 OUTPUT = "(output)"
@@ -68,6 +69,7 @@ class Observer:
         folder: Where `flush` writes; None keeps rows in memory.
         steps_done: Steps before this loop (a resumed training): rows of later steps in the folder are dropped.
         bins: Of histograms.
+        sinks: Told every row when its step is over (see docs/sinks.md). Their `open` and `close` are for who trains.
 
     Attributes:
         steps_done: Steps counted so far.
@@ -81,7 +83,8 @@ class Observer:
     """
 
     def __init__(self, model: nn.Module, *, every: int = 50, histograms_every: int = 0,
-                 folder: str | os.PathLike[str] | None = None, steps_done: int = 0, bins: int = 32) -> None:
+                 folder: str | os.PathLike[str] | None = None, steps_done: int = 0, bins: int = 32,
+                 sinks: Sequence[Mirror] = ()) -> None:
         if every < 0 or histograms_every < 0 or bins < 1:
             raise UsageError(f"every is {every}, histograms_every {histograms_every}, bins {bins}; expected 0, 0, 1 or more")
         self.model = model
@@ -93,10 +96,17 @@ class Observer:
         self.epoch = 1
         self.first_nonfinite: tuple[int, str] | None = None
         self._next_histograms = steps_done + 1
-        self._rows: list[tuple[int, int, str, str, float]] = []
-        self._histogram_rows: list[tuple[int, int, str, str, list[float], list[int]]] = []
+        self.sinks = tuple(sinks)
+        self._rows: list[StepRow] = []
+        self._histogram_rows: list[HistogramRow] = []
         self._tables = [_kept(self.folder, "steps.parquet", STEPS, steps_done)]
         self._histogram_tables = [_kept(self.folder, "histograms.parquet", HISTOGRAMS, steps_done)]
+        self._untold: list[StepRow] = []
+        self._untold_histograms: list[HistogramRow] = []
+        if self.sinks:
+            self._untold += [StepRow(*row.values()) for row in self._tables[0].to_pylist()]
+            self._untold_histograms += [HistogramRow(*row.values()) for row in self._histogram_tables[0].to_pylist()]
+            self._tell()
 
     @contextmanager
     def step(self) -> Iterator[Look]:
@@ -115,16 +125,23 @@ class Observer:
             look.after_update()
         finally:
             look.close()
+            self._tell()
 
     def record(self, series: str, value: float, place: str = "", *, step: int | None = None) -> None:
         """Add a row of one's own, such as a validation loss or a learning rate."""
-        self._rows.append((self.steps_done if step is None else step, self.epoch, series, place, float(value)))
+        row = StepRow(self.steps_done if step is None else step, self.epoch, series, place, float(value))
+        self._rows.append(row)
+        if self.sinks:
+            self._untold.append(row)
 
     def record_histogram(self, series: str, values: Tensor, place: str = "") -> None:
         """Add a histogram of finite values: equal bins from the smallest to the largest."""
         edges, counts = histogram(values, self.bins)
         if counts:
-            self._histogram_rows.append((self.steps_done, self.epoch, series, place, edges, counts))
+            row = HistogramRow(self.steps_done, self.epoch, series, place, edges, counts)
+            self._histogram_rows.append(row)
+            if self.sinks:
+                self._untold_histograms.append(row)
 
     def saw_nonfinite(self, place: str) -> None:
         """Remember the first place."""
@@ -143,10 +160,18 @@ class Observer:
         return self._histogram_tables[0]
 
     def flush(self) -> None:
-        """Write both files, each atomically; nothing where the observer has no folder."""
+        """Write both files, each atomically; nothing where the observer has no folder. Sinks are told what is new."""
+        self._tell()
         if self.folder is not None:
             _write(self.folder / "steps.parquet", self.table())
             _write(self.folder / "histograms.parquet", self.histograms())
+
+    def _tell(self) -> None:
+        steps, histograms = self._untold, self._untold_histograms
+        if steps or histograms:
+            self._untold, self._untold_histograms = [], []
+            for sink in self.sinks:
+                sink.rows(steps, histograms)
 
 
 class Look(ABC):

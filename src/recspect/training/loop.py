@@ -7,7 +7,7 @@ that was never stopped.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from recspect.diagnosis.mirror import Mirror
 from recspect.diagnosis.observing import Observer
 from recspect.errors import RunError
 from recspect.features import FeatureTransform
@@ -60,6 +61,7 @@ def train(
     name: str = "",
     command: str = "",
     progress: Callable[[Progress], None] | None = None,
+    sinks: Sequence[Mirror] = (),
 ) -> Run:
     """Train a built-in model and write a run directory.
 
@@ -72,6 +74,7 @@ def train(
         name: What the folder is named after; by default the schema's name.
         command: What to type to do this again, for `run.json`.
         progress: Called after every step.
+        sinks: Told the training's internals while it goes on (see docs/sinks.md); what happens to them never stops it.
 
     Returns:
         The finished run. Its best epoch was chosen on validation rows; figures on test rows are recorded for every
@@ -99,17 +102,18 @@ def train(
     folder = Path(run_dir) if run_dir is not None else new_folder("runs", name or schema.name or "run")
     run = Run.create(folder, schema=schema, transform=transform, config=config, data=reference or {"kind": "memory"},
                      data_fingerprint=tables.fingerprint, split=tables.split, command=command)
-    return _recorded(run, parts, progress)
+    return _recorded(run, parts, progress, sinks)
 
 
 def resume(run_dir: str | Path, data: Table | tuple[Table, Table, Table], *,
-           progress: Callable[[Progress], None] | None = None) -> Run:
+           progress: Callable[[Progress], None] | None = None, sinks: Sequence[Mirror] = ()) -> Run:
     """Go on with a run that was killed or interrupted, from the end of its last finished epoch.
 
     Args:
         run_dir: The run's folder.
         data: The same data as in `train`.
         progress: Called after every step.
+        sinks: As for `train`; told again what happened before the interruption.
 
     Raises:
         RunError: No such run, or other data. A finished run is returned as it is.
@@ -122,23 +126,34 @@ def resume(run_dir: str | Path, data: Table | tuple[Table, Table, Table], *,
     if tables.fingerprint != run.record["data_fingerprint"]:
         raise RunError(f"run {run.id} was trained on other data: fingerprint {run.record['data_fingerprint']}, "
                        f"this data has {tables.fingerprint}", hint="give the same rows in the same order, or train anew")
-    return _recorded(run.updated(status="running", reason=""), tables.encode(schema, run.transform), progress)
+    return _recorded(run.updated(status="running", reason=""), tables.encode(schema, run.transform), progress,
+                     sinks)
 
 
 # ---------------------------------------------------------------------- details
 
 
-def _recorded(run: Run, parts: tuple[Part, Part, Part], progress: Callable[[Progress], None] | None) -> Run:
-    """The loop, with its end written into `run.json` whatever it is."""
+def _recorded(run: Run, parts: tuple[Part, Part, Part], progress: Callable[[Progress], None] | None,
+              sinks: Sequence[Mirror]) -> Run:
+    """The loop, with its end written into `run.json` whatever it is, and told to the sinks."""
+    status = "interrupted"
+    for sink in sinks:
+        sink.open(run.record)
     try:
-        return _epochs(run, parts, progress)
+        run = _epochs(run, parts, progress, sinks)
+        status = "finished"
     except BaseException as error:
         reason = str(error) or type(error).__name__
         Run.open(run.folder).updated(status="interrupted", reason=reason)
         raise
+    finally:
+        for sink in sinks:
+            sink.close(status)
+    return run
 
 
-def _epochs(run: Run, parts: tuple[Part, Part, Part], progress: Callable[[Progress], None] | None) -> Run:
+def _epochs(run: Run, parts: tuple[Part, Part, Part], progress: Callable[[Progress], None] | None,
+            sinks: Sequence[Mirror]) -> Run:
     config = run.config
     fabric = Fabric(accelerator=config.device, devices=1, precision=config.precision)
     # The caller's random generators go on afterwards as if nothing had happened.
@@ -151,7 +166,7 @@ def _epochs(run: Run, parts: tuple[Part, Part, Part], progress: Callable[[Progre
         checkpoints = run.folder / "checkpoints"
         done = load_state(checkpoints, model, optimisers) or {"epoch": 0, "step": 0, "epochs": []}
         observer = Observer(model, every=config.observe_every, histograms_every=config.histograms_every,
-                            folder=run.folder, steps_done=done["step"])
+                            folder=run.folder, steps_done=done["step"], sinks=sinks)
         machine = Machine(fabric, model, wrapped, optimisers, tuple(steppers), observer)
         epochs: list[dict[str, Any]] = done["epochs"]
         key = selected_by(config)
