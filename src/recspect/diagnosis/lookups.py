@@ -134,7 +134,10 @@ class _Recorder(TorchFunctionMode):
     def _table(self, weight: Tensor) -> str | None:
         if not weight.is_floating_point() or weight.dim() != 2:
             return None
-        return self.names.get(weight.untyped_storage().data_ptr())
+        try:
+            return self.names.get(weight.untyped_storage().data_ptr())
+        except NotImplementedError:  # a tensor inside a torch.func transform has no storage, so it is no table
+            return None
 
     def _place(self, function: str) -> str:
         inside = self.stack[-1] if self.stack else ""
