@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from diagnosing import diagnose, halves, is_quiet, verdicts
+from judging import diagnose, halves, is_quiet, verdicts
 from recspect import datasets
 from recspect.datasets.tables import TABLES
 from recspect.diagnosis.diagnostics.data.drift import Drift

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diagnosing import diagnose, is_quiet, verdicts
+from judging import diagnose, is_quiet, verdicts
 from recspect.diagnosis.batch import Batch, Categorical, Ragged
 from recspect.diagnosis.diagnostic import Scope
 from recspect.diagnosis.diagnostics.features.skew import Skew

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from diagnosing import diagnose, is_quiet, verdicts
+from judging import diagnose, is_quiet, verdicts
 from recspect.diagnosis.diagnostics.predictions.calibration import Calibration
 from recspect.diagnosis.diagnostics.predictions.normalised_entropy import NormalisedEntropy
 from recspect.diagnosis.diagnostics.predictions.ranking_quality import RankingQuality
