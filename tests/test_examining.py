@@ -10,6 +10,7 @@ from recspect.diagnosis.slice import ALL
 from recspect.diagnosis.source import read
 from recspect.diagnosis.stats.measures import AreaUnderCurve
 from recspect.diagnosis.stats.ranking import PerUnit
+from recspect.examining.examination import examine_table
 from recspect.examining.runs import subject_of
 from recspect.examining.tables import StandardProbe
 from recspect.schema import Field, Label, Schema
@@ -40,3 +41,19 @@ def test_units_named_by_an_added_column_are_kept_together_by_the_column_behind_i
     small, whole = (tally(read(table), [(ALL, stat)], probes=probes, rows=rows)[ALL, stat] for rows in (50, 10_000))
     assert small.units == whole.units == 40
     assert small.mean(AreaUnderCurve()) == pytest.approx(whole.mean(AreaUnderCurve()), abs=1e-12)
+
+
+def test_a_number_over_all_rows_of_a_side_says_how_many_users_they_come_from():
+    r = np.random.default_rng(1)
+    sides = []
+    for rows, users in ((4000, 300), (6000, 400)):
+        score = r.random(rows)
+        sides.append({"user": r.integers(0, users, rows), "item": r.integers(0, 50, rows), "score": score, "click": (r.random(rows) < score).astype(int)})
+    schema = Schema(user="user", item="item", score="score", labels=[Label(name="click")])
+    report = examine_table(sides[0], schema, reference=sides[1])
+    known = {f.code: f.estimate for f in report.findings if f.estimate is not None and f.estimate.clusters is not None}
+    assert known["predictions.calibration"].basis == f"4,000 rows of {len(np.unique(sides[0]['user'])):,} users"
+    assert known["predictions.ranking_quality"].clusters == len(np.unique(sides[0]["user"]))
+    assert {e.of for e in known.values()} == {"rows"}
+    without = examine_table(sides[0], Schema(item="item", score="score", labels=[Label(name="click")]))
+    assert all(f.estimate is None or f.estimate.clusters is None for f in without.findings)

@@ -34,9 +34,59 @@ def test_findings_stand_worst_first_and_unknown_and_pass_follow(report):
 def test_claim_number_interval_n_threshold_and_remedy_are_told(report):
     text = " ".join(render(report).split())
     assert "held-out AUC falls from 0.736 to 0.727" in text
-    assert "−0.0090 held-out AUC, last pass against the first (95% interval −0.0110 to −0.0070, 25,156 users)" in text
+    assert "−0.0090 held-out AUC, last pass against the first (95% interval −0.0110 to −0.0070, n = 25,156 users)" in text
     assert "held against: the whole interval below 0" in text
     assert "try Train one pass." in text
+
+
+def _slice(name, threshold):
+    return Finding(code="predictions.worst_slices", verdict=Verdict.WARN, claim=f"Where {name}, too much is predicted.", place=Place(kind="slice", name=name),
+                   estimate=Estimate(value=1.11, low=1.05, high=1.17, unit="predicted / observed", n=45_666, clusters=5_990), threshold=threshold,
+                   meaning="The average hides it.", remedies=(Remedy(code="inspect", text="Compare the fields."),))
+
+
+def test_a_long_threshold_is_told_whole_and_once_for_all_places():
+    threshold = "WARN when " + "a slice is unlikely by chance among all that were looked at, or " * 5 + "never"
+    text = " ".join(render(Report(findings=(_slice("tab=1", threshold), _slice("tab=2", threshold)))).split())
+    assert text.count(f"held against: {threshold}") == text.count("held against") == 1
+    assert "more characters" not in text
+    text = " ".join(render(Report(findings=(_slice("tab=1", "above 1"), _slice("tab=2", "above 2")))).split())
+    assert "held against: above 1 slice tab=2" in text
+    assert text.count("held against: above 2") == 1
+
+
+def test_the_whole_text_of_a_small_report():
+    """Golden: what was seen, the number with interval, n and users, what it was held against, what it means, what to try."""
+    missing = [Finding(code=code, verdict=Verdict.UNKNOWN, claim="No recommended lists were made.", threshold="give a schema with user and item")
+               for code in ("recommendations.coverage", "recommendations.popularity_bias")]
+    passed = Finding(code="data.drift", verdict=Verdict.PASS, claim="12 fields look the same.")
+    assert render(Report(title="clicks", findings=(_slice("tab=1", "above 1.05"), *missing, passed)), width=100) == """\
+1 WARN, 2 UNKNOWN, 1 PASS: Nothing fails, but look at this: where tab=1, too much is predicted.
+2 questions could not be answered.
+clicks
+
+ ──────────────────────────────────────────────────────────────────────────────────────────────────
+ WARN   predictions.worst_slices
+        slice tab=1  Where tab=1, too much is predicted.
+          1.110 predicted / observed (95% interval 1.050 to 1.170, n = 45,666 rows of 5,990 users)
+          held against: above 1.05
+        means The average hides it.
+        try   Compare the fields.
+ ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+UNKNOWN  2 questions could not be answered
+  recommendations.coverage         No recommended lists were made. To answer it: give a schema with
+  recommendations.popularity_bias  user and item.
+
+PASS  1 finding by stage
+  data  1  drift
+"""
+
+
+def test_the_headline_is_the_most_severe_of_the_worst_verdict():
+    mild = replace(_slice("tab=1", ""), verdict=Verdict.FAIL, limit=1.04, neutral=1.0, code="a.a")
+    bad = replace(mild, claim="Everything is wrong.", limit=1.01, code="z.z")
+    assert render(Report(findings=(mild, bad))).startswith("2 FAIL: everything is wrong.")
 
 
 def test_every_unknown_is_listed_with_its_reason(report):

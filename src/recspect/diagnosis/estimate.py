@@ -17,6 +17,9 @@ class Estimate:
         low, high: The interval, or None where the number is an exact count and has none.
         of: What n counts: "rows", "users", "requests", "units".
         level: Coverage of the interval.
+        clusters: How many users (say) the n rows come from, where they are dependent and the number is known. It is what the
+            width of the interval rests on. Two significant digits where it was itself estimated.
+        cluster_of: What `clusters` counts.
     """
 
     value: float
@@ -26,6 +29,8 @@ class Estimate:
     high: float | None = None
     of: str = "rows"
     level: float = 0.95
+    clusters: int | None = None
+    cluster_of: str = "users"
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.value):
@@ -57,7 +62,13 @@ class Estimate:
         text = f"{self.value:,.{digits}f}"
         if self.has_interval:
             text += f" ({self.low:,.{digits}f} to {self.high:,.{digits}f})"
-        return f"{text} {self.unit}, {self.n:,} {self.of}"
+        return f"{text} {self.unit}, {self.basis}"
+
+    @property
+    def basis(self) -> str:
+        """What the number rests on, such as `45,666 rows of 5,990 users`."""
+        text = f"{self.n:,} {self.of}"
+        return text if self.clusters is None else f"{text} of {self.clusters:,} {self.cluster_of}"
 
 
 def significant_digits(value: float, error: float | None = None) -> int:

@@ -2,6 +2,9 @@
 
 Text, HTML, JSON, notebook and dashboard draw these and nothing else. A new kind is a visible decision: it goes into
 `EVIDENCE_KINDS`, into every renderer, and into the frozen list of the surface test.
+
+Every kind has `title` (the question that it answers), `caption` (with its n) and `stage`: the chapter of a report's overview
+that it belongs to ("training", "predictions"). Inside a finding the stage is that of the finding and stays empty.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ class Curve:
     y_title: str
     lines: tuple[Line, ...]
     caption: str = ""
+    stage: str = ""
     log_x: bool = False
     log_y: bool = False
     marks: tuple[tuple[float, str], ...] = ()
@@ -61,6 +65,7 @@ class Bars:
     reference: float | None = None
     """A line to compare with, such as 1.0 for a ratio."""
     caption: str = ""
+    stage: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +81,7 @@ class HeatMap:
     column_title: str = ""
     diverging: bool = False
     caption: str = ""
+    stage: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +96,7 @@ class DistributionPair:
     target_name: str = "held-out"
     reference_name: str = "train"
     caption: str = ""
+    stage: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +112,7 @@ class Scatter:
     log_x: bool = False
     log_y: bool = False
     caption: str = ""
+    stage: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +123,7 @@ class RankedTable:
     columns: tuple[str, ...]
     rows: tuple[tuple[str | float | int | None, ...], ...]
     caption: str = ""
+    stage: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +133,7 @@ class Reasons:
     title: str
     items: tuple[str, ...]
     caption: str = ""
+    stage: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +144,7 @@ class StageGraph:
     nodes: tuple[tuple[str, float], ...]
     edges: tuple[tuple[str, str, float], ...] = field(default=())
     caption: str = ""
+    stage: str = ""
 
 
 Evidence = Curve | Bars | HeatMap | DistributionPair | Scatter | RankedTable | Reasons | StageGraph

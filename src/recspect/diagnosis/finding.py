@@ -72,6 +72,9 @@ class Finding:
         place: What it is about.
         estimate: The one number that decided, or None for UNKNOWN.
         threshold: What the number was held against, in words.
+        limit: The threshold that decided, as a number in the unit of the estimate, or None where it is none.
+        neutral: From where distances in that unit are measured: 0, or 1 for ratios, 0.5 for AUC.
+        concerns: Share of the data (rows, lookups, fields) that it is about, in [0, 1]. 1 for the whole.
         meaning: Why it matters, one sentence.
         causes: What usually causes it, most likely first.
         remedies: What to try, first thing first.
@@ -85,6 +88,9 @@ class Finding:
     place: Place = Place()
     estimate: Estimate | None = None
     threshold: str = ""
+    limit: float | None = None
+    neutral: float = 0.0
+    concerns: float = 1.0
     meaning: str = ""
     causes: tuple[str, ...] = ()
     remedies: tuple[Remedy, ...] = ()
@@ -95,6 +101,19 @@ class Finding:
     def stage(self) -> str:
         """The part of the loop the finding belongs to: the code before the dot."""
         return self.code.split(".", 1)[0]
+
+    @property
+    def severity(self) -> float:
+        """How bad, within a verdict: how far the number is surely beyond its limit, times the share of the data. In [0, 1].
+
+        With a = distance of the interval's end nearest to the limit from `neutral` and b = distance of the limit, it is
+        (1 - min(a, b) / max(a, b)) * concerns: 0.5 is twice the limit (or half of it, for a limit from below), on all the
+        data. 0 where the interval reaches the limit, and for PASS and UNKNOWN. A finding that names no limit counts as 0.5.
+        It compares each number with its own threshold. What a finding costs in the user's metric is another question.
+        """
+        if self.verdict in (Verdict.PASS, Verdict.UNKNOWN):
+            return 0.0
+        return _beyond(self.estimate, self.limit, self.neutral) * min(1.0, max(0.0, self.concerns))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +134,8 @@ class Report:
 
     @property
     def ranked(self) -> tuple[Finding, ...]:
-        """Worst verdict first; within a verdict by code and place, so that two runs of the same thing print the same."""
-        return tuple(sorted(self.findings, key=lambda f: (-f.verdict.severity, f.code, f.place.kind, f.place.name)))
+        """Worst verdict first, then by severity; ties by code and place, so that two runs of the same thing print the same."""
+        return tuple(sorted(self.findings, key=lambda f: (-f.verdict.severity, -f.severity, f.code, f.place.kind, f.place.name)))
 
     @property
     def verdict(self) -> Verdict:
@@ -140,7 +159,7 @@ class Report:
             "title": self.title,
             "verdict": self.verdict.value,
             "counts": {v.value: sum(f.verdict is v for f in self.findings) for v in Verdict},
-            "findings": [_plain(finding) for finding in self.ranked],
+            "findings": [_plain(finding) | {"severity": round(finding.severity, 4)} for finding in self.ranked],
             "overview": [_plain(evidence) for evidence in self.overview],
             "provenance": _plain(dict(self.provenance)),
         }
@@ -169,7 +188,7 @@ class Report:
                 overview=tuple(_evidence(entry) for entry in content.get("overview", ())),
                 title=content.get("title", ""),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunError(f"the findings file is damaged: {error}",
                            hint="run `recspect diagnose` again") from None
 
@@ -193,6 +212,22 @@ class Report:
         from recspect.report.html import notebook_html
 
         return notebook_html(self)
+
+
+_UNRATED = 0.5
+"""Severity of a finding whose diagnostic names no limit: the middle, as nothing says how far beyond it is."""
+
+
+def _beyond(estimate: Estimate | None, limit: float | None, neutral: float) -> float:
+    if estimate is None or limit is None:
+        return _UNRATED
+    low, high = (estimate.low, estimate.high) if estimate.has_interval else (estimate.value, estimate.value)
+    ends = (abs(low - neutral), abs(high - neutral))  # type: ignore[operator]
+    crosses = low < neutral < high  # type: ignore[operator]
+    nearest, farthest, far = 0.0 if crosses else min(ends), max(ends), abs(limit - neutral)
+    if abs(estimate.value - neutral) > far:
+        return 1.0 - far / nearest if nearest > far else 0.0
+    return 1.0 - farthest / far if farthest < far else 0.0
 
 
 def _plain(value: Any) -> Any:
@@ -219,19 +254,27 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(entry) for entry in value) if isinstance(value, list) else value
 
 
+def _known(kind: type, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that this version knows: a newer one of the same format may have added some."""
+    names = {spec.name for spec in fields(kind)}
+    return {key: value for key, value in entry.items() if key in names}
+
+
 def _line(entry: Mapping[str, Any]) -> Line:
-    content: dict[str, Any] = {key: _numbers(value) if key in ("x", "y", "low", "high") else value for key, value in entry.items()}
+    content: dict[str, Any] = {key: _numbers(value) if key in ("x", "y", "low", "high") else value
+                               for key, value in _known(Line, entry).items()}
     return Line(**content)
 
 
 def _evidence(entry: Mapping[str, Any]) -> Evidence:
-    content: dict[str, Any] = {key: _tuples(value) for key, value in entry.items() if key != "kind"}
+    kind = EVIDENCE_KINDS[entry["kind"]]
+    content: dict[str, Any] = {key: _tuples(value) for key, value in _known(kind, entry).items()}
     if entry["kind"] == "curve":
         content["lines"] = tuple(_line(line) for line in entry["lines"])
     for key in ("values", "low", "high", "x", "y", "target", "reference"):
         if isinstance(content.get(key), tuple):
             content[key] = _numbers(content[key])
-    evidence: Evidence = EVIDENCE_KINDS[entry["kind"]](**content)
+    evidence: Evidence = kind(**content)
     return evidence
 
 
@@ -240,11 +283,11 @@ def _numbers(values: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def _finding(entry: Mapping[str, Any]) -> Finding:
-    content = dict(entry)
+    content = _known(Finding, entry)
     content["verdict"] = Verdict(content["verdict"])
-    content["place"] = Place(**content["place"])
-    content["estimate"] = Estimate(**content["estimate"]) if content.get("estimate") else None
-    content["remedies"] = tuple(Remedy(**remedy) for remedy in content.get("remedies", ()))
+    content["place"] = Place(**_known(Place, content["place"]))
+    content["estimate"] = Estimate(**_known(Estimate, content["estimate"])) if content.get("estimate") else None
+    content["remedies"] = tuple(Remedy(**_known(Remedy, remedy)) for remedy in content.get("remedies", ()))
     content["evidence"] = tuple(_evidence(piece) for piece in content.get("evidence", ()))
     content["causes"] = tuple(content.get("causes", ()))
     content["sources"] = tuple(content.get("sources", ()))

@@ -13,11 +13,12 @@ from recspect.diagnosis.diagnostic import Diagnostic, Scope, all_diagnostics, ju
 from recspect.diagnosis.finding import Report
 from recspect.diagnosis.probe import Probe
 from recspect.diagnosis.runners.local import tally
-from recspect.diagnosis.slice import Slice
+from recspect.diagnosis.slice import ALL, Slice
 from recspect.diagnosis.source import Source, read
 from recspect.diagnosis.subject import Subject, TorchSubject
 from recspect.diagnosis.tally import Key, Tally
 from recspect.errors import DataError
+from recspect.examining.clusters import USERS, with_users
 from recspect.examining.overview import overview
 from recspect.examining.tables import fitted_baselines, sample_of, standard_probes
 from recspect.schema import Schema
@@ -208,10 +209,11 @@ def _judged(side: Side, other: Side, schema: Schema, *, slices: Sequence[Slice],
                   layers=layers, tables=tables, fields=fields or schema.field_names,
                   cluster_name="rows" if schema.user is None else "users")
     planned = plan(asked, scope)
-    target = side.tally(planned.needs.target, say)
-    reference = other.tally(planned.needs.reference, say)
+    counted = [(ALL, USERS)] if scope.cluster_name == "users" and planned.answering else []
+    target = side.tally([*planned.needs.target, *counted], say)
+    reference = other.tally([*planned.needs.reference, *(counted if "@cluster" in other.columns else [])], say)
     say("judging")
-    findings = judge(planned, target, reference, scope)
+    findings = with_users(judge(planned, target, reference, scope), target, reference)
     return Report(findings=tuple(findings), title=title, overview=overview(target, reference, scope, findings),
                   provenance={**provenance, "schema": schema.to_mapping(), "questions": [d.code for d in asked]})
 

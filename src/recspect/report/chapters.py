@@ -1,6 +1,7 @@
-"""Which stage of the loop a piece of overview evidence belongs to.
+"""Which stage of the loop a piece of overview evidence belongs to: the one that it names, else what its words speak of.
 
-Evidence carries no stage, only a title that is a question; the words of the title, axes and columns decide.
+Findings files written before evidence had a stage carry only a title that is a question; there the words of the title, axes
+and columns decide.
 """
 
 from __future__ import annotations
@@ -44,10 +45,12 @@ INTRODUCTIONS = {
 
 
 def stage_of(evidence: Evidence) -> str:
-    """The stage that most words of the evidence speak of, the title counting double; `run` where none does.
+    """The stage that the evidence names, else the one that most of its words speak of, the title counting double; `run` where none does.
 
     Between two stages the later one in the loop wins: "loss by slice" is about predictions.
     """
+    if evidence.stage:
+        return evidence.stage
     title = _words(evidence.title)
     match evidence:
         case Curve() | Scatter():

@@ -90,6 +90,7 @@ def _findings(groups: Sequence[tuple[Finding, ...]], *, evidence: bool) -> Table
 def _finding(group: tuple[Finding, ...], *, evidence: bool) -> RenderableType:
     first = group[0]
     parts: list[RenderableType] = [Text(clean(first.code, limit=80) + (f"  {len(group)} places" if len(group) > 1 else ""), style="bold")]
+    thresholds = list(dict.fromkeys(clean(finding.threshold) for finding in group[:_PLACES]))
     for finding in group[:_PLACES]:
         lines = Text()
         if finding.place.name:
@@ -98,12 +99,16 @@ def _finding(group: tuple[Finding, ...], *, evidence: bool) -> RenderableType:
         parts.append(lines)
         if number := _number(finding):
             parts.append(Padding(Text(number, style="dim"), (0, 0, 0, 2)))
+        if len(thresholds) > 1 and finding.threshold:
+            parts.append(Padding(Text(f"held against: {clean(finding.threshold)}", style="dim"), (0, 0, 0, 2)))
     if len(group) > _PLACES:
         parts.append(Text(f"… {len(group) - _PLACES} more places", style="dim"))
-    for finding in group:
-        if finding.remedies:
-            parts.append(_labelled("try", clean(finding.remedies[0].text)))
-            break
+    if len(thresholds) == 1 and thresholds[0]:  # what all places were held against is told once
+        parts.append(Padding(Text(f"held against: {thresholds[0]}", style="dim"), (0, 0, 0, 2)))
+    if meaning := next((finding.meaning for finding in group if finding.meaning), ""):
+        parts.append(_labelled("means", clean(meaning)))
+    if remedies := next((finding.remedies for finding in group if finding.remedies), ()):
+        parts.append(_labelled("try", clean(remedies[0].text)))
     if evidence:
         for piece in first.evidence:
             parts += [Text(), _evidence(piece)]
@@ -113,14 +118,12 @@ def _finding(group: tuple[Finding, ...], *, evidence: bool) -> RenderableType:
 def _number(finding: Finding) -> str:
     if finding.estimate is None:
         return ""
-    estimate = finding.estimate
-    text = f"{amount(estimate)} {clean(estimate.unit, limit=80)} ({certainty(estimate)})"
-    return f"{text}; held against: {clean(finding.threshold, limit=160)}" if finding.threshold else text
+    return f"{amount(finding.estimate)} {clean(finding.estimate.unit, limit=80)} ({certainty(finding.estimate)})"
 
 
 def _labelled(label: str, text: str) -> Table:
     row = Table.grid(padding=(0, 1))
-    row.add_column(no_wrap=True)
+    row.add_column(no_wrap=True, min_width=5)
     row.add_column(ratio=1, overflow="fold")
     row.add_row(Text(label, style="bold"), Text(text))
     return row
@@ -130,11 +133,14 @@ def _unknown(findings: Sequence[Finding]) -> RenderableType:
     grid = Table.grid(padding=(0, 2), expand=True)
     grid.add_column(max_width=40, overflow="fold")
     grid.add_column(ratio=1, overflow="fold")
-    for finding in findings:
-        name = Text(clean(finding.code, limit=80))
-        if finding.place.name:
-            name.append(f" {clean(finding.place, limit=60)}", style="cyan")
-        grid.add_row(name, Text(clean(finding.claim)))
+    for reason, group in wording.by_reason(findings):
+        name = Text()
+        for finding in group:
+            name.append("\n" if name else "").append(clean(finding.code, limit=80))
+            if finding.place.name:
+                name.append(f" {clean(finding.place, limit=60)}", style="cyan")
+        hint = next((f" To answer it: {clean(finding.threshold)}." for finding in group if finding.threshold), "")
+        grid.add_row(name, Text(reason + hint))
     title = Text.assemble(("UNKNOWN", STYLES[Verdict.UNKNOWN]), f"  {counted(len(findings), 'question')} could not be answered")
     return Group(title, Padding(grid, (0, 0, 0, 2)))
 

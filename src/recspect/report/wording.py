@@ -109,8 +109,8 @@ def amount(estimate: Estimate) -> str:
 
 
 def certainty(estimate: Estimate) -> str:
-    """How sure: `95% interval 0.731 to 0.741, 25,156 users`; without an interval only n."""
-    n = f"{estimate.n:,} {clean(estimate.of, limit=60)}"
+    """How sure: `95% interval 0.731 to 0.741, n = 45,666 rows of 5,990 users`; without an interval only n."""
+    n = f"n = {clean(estimate.basis, limit=120)}"
     if not estimate.has_interval:
         return n
     digits = significant_digits(estimate.value, estimate.error)
@@ -153,7 +153,10 @@ def tally_line(report: Report) -> str:
 
 
 def headline(report: Report) -> tuple[str, str]:
-    """Is it healthy, and if not, what is wrong, in plain words: a short sentence and the rest of the answer."""
+    """Is it healthy, and if not, what is wrong, in plain words: a short sentence and the rest of the answer.
+
+    The sentence is about the first finding in the order of `Report.ranked`: of the worst verdict, the most severe.
+    """
     fails, warns = report.with_verdict(Verdict.FAIL), report.with_verdict(Verdict.WARN)
     unknown, passed = report.with_verdict(Verdict.UNKNOWN), report.with_verdict(Verdict.PASS)
     left = f"{counted(len(unknown), 'question')} could not be answered." if unknown else ""
@@ -194,6 +197,14 @@ def by_code(findings: Sequence[Finding]) -> list[tuple[Finding, ...]]:
     for finding in findings:
         groups.setdefault((finding.code, finding.verdict), []).append(finding)
     return [tuple(group) for group in groups.values()]
+
+
+def by_reason(findings: Sequence[Finding]) -> list[tuple[str, tuple[Finding, ...]]]:
+    """UNKNOWN findings that lack the same thing side by side: the reason, and what it keeps from being answered."""
+    groups: dict[str, list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault(clean(finding.claim), []).append(finding)
+    return [(reason, tuple(group)) for reason, group in groups.items()]
 
 
 def by_stage(findings: Sequence[Finding]) -> dict[str, tuple[Finding, ...]]:

@@ -91,7 +91,7 @@ class Drift(Diagnostic):
                             rows=tuple((d.field.name, round(d.psi.value, 4), round(d.chance, 4), d.verdict.value) for d in drifts[:30]))
         if bad[SHOWN:]:
             more = bad[SHOWN:]
-            yield Finding(code=self.code, verdict=more[0].verdict, estimate=more[0].psi, evidence=(table,), threshold=_THRESHOLD,
+            yield Finding(code=self.code, verdict=more[0].verdict, estimate=more[0].psi, evidence=(table,), threshold=_THRESHOLD, limit=more[0].psi.value,
                           claim=f"{plural(len(more), 'more field')} changed: {names([d.field.name for d in more])}.", sources=self.sources)
         rest = [drift for drift in drifts if drift.verdict is Verdict.PASS]
         if rest:
@@ -151,6 +151,7 @@ def _finding(drift: _Drift) -> Finding:
              f"{percent(shares.target[where] / shares.target.sum())}")
     return Finding(
         code=Drift.code, verdict=drift.verdict, place=Place(kind="field", name=name), estimate=drift.psi, threshold=_THRESHOLD,
+        limit=max(FAIL, 2 * drift.chance) if drift.verdict is Verdict.FAIL else max(WARN, drift.chance),
         claim=f"{name} changed between training and held-out rows: {moved}; {drift.effect} (PSI {between(drift.psi, 3)}, by chance at most "
               f"{number(drift.chance, 3)}). {drift.note}".strip(),
         meaning="The model is asked about rows unlike those it learned from; its quality there was never measured.",

@@ -72,6 +72,7 @@ class MissingValues(Diagnostic):
                                 f"{percent(rest[0][1].value)}.", threshold=_THRESHOLD)
         if len(bad) > SHOWN:
             yield Finding(code=self.code, verdict=bad[SHOWN][0], estimate=bad[SHOWN][1], sources=self.sources, threshold=_THRESHOLD,
+                          limit=bad[SHOWN][1].value,
                           claim=f"{plural(len(bad) - SHOWN, 'more field')} also changed or are mostly missing: "
                                 f"{names([row[2] for row in bad[SHOWN:]])}.")
 
@@ -95,6 +96,7 @@ def _finding(verdict: Verdict, jump: Estimate, name: str, *, shares: tuple[float
         meaning = "A field that is mostly missing costs parameters and latency, and tells only the few rows that have it apart."
     return Finding(
         code=MissingValues.code, verdict=verdict, place=Place(kind="field", name=name), estimate=jump, claim=claim, meaning=meaning,
+        limit=(JUMP_FAIL if verdict is Verdict.FAIL else JUMP_WARN) if jumped else jump.value,
         threshold=_THRESHOLD, evidence=(evidence,), sources=MissingValues.sources,
         causes=("a join or an upstream feature job failed or was late for part of the rows",
                 "the field came to the log later, or is collected on some surfaces only",

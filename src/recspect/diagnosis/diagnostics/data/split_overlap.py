@@ -64,6 +64,7 @@ class SplitOverlap(Diagnostic):
         verb = "are also training rows" if overlap.value else "is also a training row"
         return Finding(
             code=self.code, verdict=verdict, estimate=estimate, threshold=threshold, sources=self.sources,
+            limit=0.0 if is_event else ACROSS, concerns=overlap.value,
             claim=f"{shared[:1].upper()}{shared[1:]} {verb}, equal in all {columns} columns.{note}",
             meaning="On rows it has seen, a model is judged by its memory: held-out quality is too good, and most for models that memorise.",
             causes=("the table holds events twice and was split at random", "the training export was refreshed after the split",
@@ -77,7 +78,7 @@ class SplitOverlap(Diagnostic):
 
     def _within(self, repeated: Estimate) -> Finding:
         return Finding(
-            code=self.code, verdict=Verdict.WARN, estimate=repeated, place=Place(), sources=self.sources,
+            code=self.code, verdict=Verdict.WARN, estimate=repeated, place=Place(), sources=self.sources, limit=WITHIN, concerns=repeated.value,
             claim=f"{percent(repeated.value)} of {repeated.n:,} training rows repeat an event that is already there.",
             threshold=f"WARN when more than {percent(WITHIN)} of training rows repeat another",
             meaning="A repeated event counts twice: the model fits it harder, and intervals look narrower than they are.",

@@ -141,7 +141,8 @@ def _told_too_much(name: str, auc: Estimate, ordinary: float, evidence: Bars) ->
         code=TargetLeak.code, verdict=Verdict.FAIL if fail else Verdict.WARN, place=Place(kind="field", name=name), estimate=auc,
         claim=f"{name} alone tells the label with an AUC of {between(auc, 3)} on {auc.n:,} training rows; the best ordinary field reaches "
               f"{number(ordinary, 3)}. It is probably known only after the event.",
-        threshold=_ALONE, evidence=(evidence,), sources=_SOURCES,
+        threshold=_ALONE, evidence=(evidence,), sources=_SOURCES, neutral=0.5,
+        limit=SUSPICIOUS if not fail else OUTSTANDING if outstanding else ALMOST_THE_LABEL,
         meaning="Offline quality is then a promise that cannot be kept: at serving time the field is empty or different.",
         causes=(f"{name} is measured during or after the event that the label records (a duration, a dwell time, an outcome code)",
                 "it is computed from the label, or joined from a table written after the event",

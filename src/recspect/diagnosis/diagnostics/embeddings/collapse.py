@@ -79,7 +79,7 @@ class Collapse(Diagnostic):
             code=self.code, verdict=verdict, claim=claim,
             place=Place() if verdict is Verdict.PASS else Place(kind="table", name=field),
             estimate=Estimate(value=share, unit="effective dimensions / width", n=int(summary.count), of="table rows"),
-            threshold=f"FAIL up to {FAIL:.0%} of the width, WARN below {WARN:.0%}",
+            threshold=f"FAIL up to {FAIL:.0%} of the width, WARN below {WARN:.0%}", limit=FAIL if verdict is Verdict.FAIL else WARN,
             meaning="Dimensions that all vectors share carry nothing; a wider table will not help until the cause is gone.",
             causes=("strong weight decay on embeddings", "interaction with fields of few categories, which pulls vectors into their span",
                     "many epochs", "a width far beyond what the field needs"),

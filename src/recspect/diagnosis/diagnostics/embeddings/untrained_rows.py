@@ -73,6 +73,7 @@ class UntrainedRows(Diagnostic):
         return Finding(
             code=self.code, verdict=verdict, claim=claim, estimate=estimate, place=Place(kind="table", name=field) if field else Place(),
             threshold=f"FAIL surely above {FAIL:.0%} of lookups, WARN surely above {WARN:.0%}",
+            limit=FAIL if verdict is Verdict.FAIL else WARN, concerns=estimate.value,
             meaning="A vector that training never touched is random: its rows are scored by chance in this field.",
             causes=("users and items that are new since training", "values that share the row of unknown values, which training never reads",
                     "ids that are written differently at serving time"),

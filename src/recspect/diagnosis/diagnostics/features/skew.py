@@ -52,7 +52,7 @@ class Skew(Diagnostic):
             verdict = verdict_above(rate, fail=FAIL)
             if verdict is not Verdict.PASS:
                 yield Finding(
-                    code=self.code, verdict=verdict, place=Place(kind="field", name=field), estimate=rate, threshold=threshold,
+                    code=self.code, verdict=verdict, place=Place(kind="field", name=field), estimate=rate, threshold=threshold, limit=FAIL,
                     claim=f"{field} had another value when it was served than when it is computed again, in {percent(rate.value)} of "
                           f"{rate.n:,} rows.", evidence=(bars,), sources=self.sources,
                     meaning="The model is judged on values that it does not get in production, so offline quality is not what users see.",

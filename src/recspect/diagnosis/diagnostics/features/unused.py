@@ -99,6 +99,7 @@ class Unused(Diagnostic):
             sure = f.usefulness.surely_below(0.0) and f.share.surely_above(1 / len(fields))
             yield Finding(
                 code=self.code, verdict=Verdict.FAIL if sure else Verdict.WARN, place=Place(kind="field", name=f.field), estimate=f.usefulness,
+                concerns=f.share.value,
                 claim=f"The model relies on {f.field} without being helped by it: it makes {percent(f.share.value)} of what moves the score, and "
                       f"changes the loss by {_added(f.usefulness)} nats per held-out row ({n:,} rows), where above 0 is worse.",
                 threshold="FAIL when the field has surely more than an equal share of reliance and surely does not lower the loss; WARN when the value "
@@ -115,6 +116,7 @@ class Unused(Diagnostic):
                 claim=f"The model makes no use of {plural(len(unused), 'field')}: {names([f.field for f in unused], limit=20)} {verb} up "
                       f"{percent(sum(f.share.value for f in unused))} of what moves the score ({n:,} rows).",
                 threshold=f"WARN when a field's share of reliance is surely below {percent(UNUSED)}",
+                limit=UNUSED, concerns=len(unused) / len(fields),
                 meaning="A field that is not used costs latency and a dependency, and often was meant to be used.",
                 causes=("it is constant, or nearly always missing", "its scale is so small that the model does not notice it",
                         "its embedding is never updated", "another field says the same"),

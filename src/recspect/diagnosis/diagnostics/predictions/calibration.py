@@ -76,7 +76,8 @@ class Calibration(Diagnostic):
         against = "" if contrast is None or trained is None else (
             f" In training the ratio is {number(trained.total.calibration_ratio, 3)}, so held-out over train is {between(contrast, 3)}.")
         yield Finding(
-            code=self.code, verdict=verdict, estimate=ratio, sources=self.sources,
+            code=self.code, verdict=verdict, estimate=ratio, sources=self.sources, neutral=1.0,
+            limit=_limit(verdict, ratio),
             claim=f"{start}: ratio {between(ratio, 3)} on {ratio.n:,} held-out rows, mean calibration error {number(100 * error, 2)} points where "
                   f"chance gives up to {number(100 * chance, 2)}.{against}",
             threshold=f"FAIL when the ratio is surely more than {percent(OFF_FAIL, 0)} off 1, WARN when surely more than {percent(OFF_WARN, 0)} (held-out, "
@@ -120,6 +121,7 @@ class Calibration(Diagnostic):
                 off += 1
                 yield Finding(
                     code=self.code, verdict=Verdict.WARN, place=Place(kind="slice", name=str(slice_)), estimate=estimate, evidence=(bars,),
+                    neutral=total.calibration_ratio, limit=total.calibration_ratio * (1 + SLICE_OFF), concerns=part.count / total.count,
                     claim=f"In {slice_} the model predicts {percent(abs(relative))} {'more' if relative > 0 else 'fewer'} positives than over all rows: "
                           f"ratio {between(estimate, 3)} against {number(total.calibration_ratio, 3)}, {part.count:,.0f} rows.",
                     threshold=f"WARN when more than {percent(SLICE_OFF, 0)} off the overall ratio and unlikely by chance among {len(found)} slices (q < 0.05)",
@@ -132,6 +134,12 @@ class Calibration(Diagnostic):
             yield Finding(code=self.code, verdict=Verdict.PASS, estimate=largest, evidence=(bars,), sources=self.sources,
                           claim=f"{'The declared slice is not' if len(found) == 1 else f'None of {len(found)} declared slices is'} off after correction for their number; the furthest has a ratio of "
                                 f"{between(largest, 3)}." + (f" Too small to judge: {names(small)}." if small else ""))
+
+
+def _limit(verdict: Verdict, ratio: Estimate) -> float:
+    """The ratio that decided; the value itself (no distance) where the ratio did not decide."""
+    off = OFF_FAIL if verdict is Verdict.FAIL else OFF_WARN
+    return 1 + off if abs(ratio.value - 1) > off else ratio.value
 
 
 def _overall(scope: Scope) -> Bucketed:

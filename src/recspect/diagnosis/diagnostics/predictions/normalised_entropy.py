@@ -46,6 +46,7 @@ class NormalisedEntropy(Diagnostic):
         told = f"The probabilities {'' if gain <= 0 else 'are worth something: the model '}{worth}"
         yield Finding(
             code=self.code, verdict=verdict, estimate=found, threshold="FAIL when surely above 1, WARN when the interval includes 1",
+            limit=1.0 if verdict is Verdict.FAIL else found.value,
             claim=f"{told} saying the average ({percent(total.base_rate)}) every time: normalised entropy {between(found, 3)}, log loss "
                   f"{number(total.log_loss, 4)} nats, {found.n:,} held-out rows.",
             meaning="Above 1 the probabilities are worse than a constant: bids, blends and thresholds built on them lose, even where the order is good.",

@@ -102,6 +102,7 @@ class WorstSlices(Diagnostic):
             yield self._finding(j, total, len(judged), table)
         if worst[SHOWN:]:
             yield Finding(code=self.code, verdict=Verdict.WARN, estimate=worst[SHOWN].ratio, evidence=(table,), threshold=_THRESHOLD, sources=self.sources,
+                          limit=worst[SHOWN].ratio.value,
                           claim=f"{plural(len(worst) - SHOWN, 'more slice')} are off too: {names([j.name for j in worst[SHOWN:]], limit=10)}.")
         if not bad:
             yield Finding(code=self.code, verdict=Verdict.PASS, estimate=order[0].ratio, evidence=(table,), threshold=_THRESHOLD, sources=self.sources,
@@ -119,7 +120,8 @@ class WorstSlices(Diagnostic):
                 else "orders and prices rows much worse than elsewhere")
         return Finding(
             code=self.code, verdict=Verdict.FAIL if fail else Verdict.WARN, place=Place(kind="slice", name=j.name), threshold=_THRESHOLD,
-            estimate=j.ratio if by_rate else j.entropy,
+            estimate=j.ratio if by_rate else j.entropy, neutral=usual if by_rate else 0.0, concerns=j.rows / total.count,
+            limit=usual * (1.5 if sure else 1 + OFF) if by_rate else 1.0 if fail else total.normalised_entropy,
             claim=f"Where {j.name}, the model {what}: predicted over observed {between(j.ratio, 3)} (all rows {number(total.calibration_ratio, 3)}), "
                   f"normalised entropy {between(j.entropy, 3)} (all rows {number(total.normalised_entropy, 3)}), {j.rows:,} rows. "
                   f"{looked_at:,} slices were looked at.",

@@ -62,7 +62,7 @@ class Coverage(Diagnostic):
         claim = (f"Lists differ between users: {numbers}." if verdict is Verdict.PASS else f"Nearly all users get the same items: {numbers}.")
         top = shown.total.most_frequent(10)
         yield Finding(
-            code=self.code, verdict=verdict, claim=claim, estimate=variety,
+            code=self.code, verdict=verdict, claim=claim, estimate=variety, limit=SAME_LISTS if verdict is Verdict.FAIL else FEW_ITEMS,
             threshold=f"FAIL surely below {SAME_LISTS} times the length of a list, WARN surely below {FEW_ITEMS:.0f} times",
             meaning="A recommender whose lists are alike for all is a list of favourites: personal fields do not reach the ranking.",
             causes=("the model ranks by popularity", "user fields are missing or constant when lists are made", "user vectors that collapsed"),

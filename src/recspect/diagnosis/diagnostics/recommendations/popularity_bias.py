@@ -58,6 +58,7 @@ class PopularityBias(Diagnostic):
                          caption="in training, by definition, head items have about 20%, mid 60%, tail 20% of the interactions"),)
         yield Finding(
             code=self.code, verdict=verdict, claim=claim, estimate=lift, threshold=f"FAIL surely above {FAIL:.1f}, WARN surely above {WARN:.1f}",
+            limit=FAIL if verdict is Verdict.FAIL else WARN,
             meaning="Users with a taste for less popular items are served worse, and what is shown now is what the next model learns from.",
             causes=("popular items are shown more, so the log holds more of them", "sampled negatives without a popularity correction",
                     "id embeddings of rare items with too few rows"),

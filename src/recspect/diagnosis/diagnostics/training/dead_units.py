@@ -70,6 +70,7 @@ class DeadUnits(Diagnostic):
             place=Place() if verdict is Verdict.PASS else Place(kind="layer", name=layer),
             estimate=Estimate(value=share, unit="share of idle units", n=units, of="units"),
             threshold=f"FAIL above {DEAD_FAIL:.0%} dead, WARN above {IDLE_WARN:.0%} dead or dormant",
+            limit=DEAD_FAIL if verdict is Verdict.FAIL else IDLE_WARN,
             meaning="Dead units pass on neither signal nor gradient: the layer is paid for but does nothing, and first-order and "
                     "factorisation parts can hide it from every quality metric.",
             causes=("a learning rate that was too high early on", "biases or inputs far below zero", "inputs that are not scaled"),

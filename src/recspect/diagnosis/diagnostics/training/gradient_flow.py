@@ -96,6 +96,7 @@ class GradientFlow(Diagnostic):
                  f"The gradient all but vanishes on its way to layer {where}: {seen}.")
         return self._finding(verdict, claim, ratio, place=Place() if verdict is Verdict.PASS else Place(kind="layer", name=where),
                              threshold=f"FAIL below {VANISHING_RATIO:g} of the last layer's, or below {VANISHING:g} anywhere",
+                             limit=VANISHING_RATIO if len(layers) > 1 else VANISHING,
                              evidence=bars, meaning="Layers that get no gradient stay as they were initialised.",
                              causes=("a deep stack of sigmoid or tanh layers", "dead ReLU layers above", "weights too small at the start"),
                              remedies=(Remedy(code="change_activation", text="Use ReLU, GELU or SiLU instead of sigmoid or tanh."),
@@ -120,7 +121,7 @@ class GradientFlow(Diagnostic):
         return self._finding(
             verdict, claim, Estimate(value=float(ratios[worst]), unit="times the trailing median", n=len(steps), of="steps"),
             place=Place() if verdict is Verdict.PASS else Place(kind="step", name=str(at)),
-            threshold=f"FAIL at two sampled steps above {BURST:.0f} times the median of {WINDOW} steps before, WARN at one",
+            threshold=f"FAIL at two sampled steps above {BURST:.0f} times the median of {WINDOW} steps before, WARN at one", limit=BURST,
             evidence=Curve(title="Does the gradient burst?", x_title="step", y_title="gradient norm", lines=(line,), log_y=bool((norms > 0).all()),
                            marks=tuple((float(steps[start + i]), "burst") for i in bursts[:3])),
             meaning="One burst can undo thousands of steps, and often comes before the loss diverges.",
@@ -135,14 +136,14 @@ class GradientFlow(Diagnostic):
             Verdict.FAIL, f"NaN or infinite numbers appeared in {place or 'the model'}{when} ({count:,.0f} values).",
             Estimate(value=count, unit="NaN or infinite values", n=int(count), of="values"),
             place=Place(kind="step", name=str(step)) if step is not None else Place(kind="layer", name=place),
-            threshold="FAIL on any", evidence=None, meaning="From then on nothing that was learned there can be trusted.",
+            threshold="FAIL on any", limit=0.0, evidence=None, meaning="From then on nothing that was learned there can be trusted.",
             causes=("a learning rate that is too high", "NaN in an input", "a logarithm or division without a floor"),
             remedies=(Remedy(code="lower_learning_rate", text="Lower the learning rate."),
                       Remedy(code="clean_numeric_fields", text="Remove NaN and infinite inputs.")))
 
-    def _finding(self, verdict: Verdict, claim: str, estimate: Estimate, *, place: Place, threshold: str, meaning: str,
+    def _finding(self, verdict: Verdict, claim: str, estimate: Estimate, *, place: Place, threshold: str, limit: float, meaning: str,
                  causes: tuple[str, ...], remedies: tuple[Remedy, ...], evidence: Bars | Curve | None) -> Finding:
-        return Finding(code=self.code, verdict=verdict, claim=claim, estimate=estimate, place=place, threshold=threshold,
+        return Finding(code=self.code, verdict=verdict, claim=claim, estimate=estimate, place=place, threshold=threshold, limit=limit,
                        meaning=meaning, causes=causes, remedies=remedies, evidence=() if evidence is None else (evidence,),
                        sources=self.sources)
 

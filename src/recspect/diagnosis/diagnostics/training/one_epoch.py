@@ -81,7 +81,7 @@ class OneEpoch(Diagnostic):
             when = "the first pass" if best == 0 else f"epoch {first}"
             claim = f"The model memorises after {when}: {numbers} The model of epoch {epochs[kept]} was kept."
         yield Finding(
-            code=self.code, verdict=verdict, claim=claim, estimate=change, place=Place(kind="epoch", name=str(first)) if falls else Place(),
+            code=self.code, verdict=verdict, claim=claim, estimate=change, place=Place(kind="epoch", name=str(first)) if falls else Place(), limit=-SMALLEST_FALL,
             threshold=f"a fall beyond chance of more than {SMALLEST_FALL} {goodness.name}, while training {goodness.name} rises "
                       f"(interval at {100 * change.level:.1f}%, as the best of {len(epochs)} epochs was chosen by looking)",
             meaning="From the second pass on, embeddings of rare ids fit the very rows they have met, and the layers above come to "

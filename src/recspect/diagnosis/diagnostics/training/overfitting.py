@@ -64,6 +64,7 @@ class Overfitting(Diagnostic):
                  "The model has learned training rows by heart. ")
         yield Finding(
             code=self.code, verdict=verdict, claim=start + claim, estimate=decided, threshold=threshold,
+            limit=(limits if decided is gap else (LOSS_FAIL, LOSS_WARN))[verdict is not Verdict.FAIL],
             meaning="What a model knows about training rows alone is worth nothing on new ones, and crowds out what is.",
             causes=("too many epochs (see training.one_epoch)", "id embeddings of users and items with few rows",
                     "training rows that occur several times, or a field shuffled or missing on the held-out side",
