@@ -9,7 +9,7 @@ from judging import ask
 from recspect.diagnosis.batch import Batch, Categorical
 from recspect.diagnosis.diagnostics.training.dead_units import DeadUnits
 from recspect.diagnosis.diagnostics.training.gradient_flow import GradientFlow
-from recspect.diagnosis.diagnostics.training.loss_anomaly import LossAnomaly
+from recspect.diagnosis.diagnostics.training.loss_anomaly import LossAnomaly, find_anomalies
 from recspect.diagnosis.diagnostics.training.one_epoch import OneEpoch
 from recspect.diagnosis.diagnostics.training.overfitting import Overfitting
 from recspect.diagnosis.finding import Verdict
@@ -352,13 +352,53 @@ def test_gradient_flow_is_unknown_without_gradients():
 
 
 @pytest.mark.parametrize("seed", range(10))
-@pytest.mark.parametrize(("jumps", "verdict"), [((), "PASS"), ((90,), "WARN"), ((90, 91), "FAIL")])
+@pytest.mark.parametrize(("jumps", "verdict"), [((), "PASS"), ((90,), "WARN"), ((90, 91), "FAIL"), ((90, 120), "FAIL")])
 def test_jumps_of_the_loss(seed, jumps, verdict):
     losses = 0.3 + 0.3 * np.exp(-np.arange(150) / 20) + np.random.default_rng(seed).normal(0, 0.02, 150)
-    losses[list(jumps)] += 1.0
+    losses[list(jumps)] += 1.5
     (finding,) = ask(LossAnomaly(), Batch(steps(losses, series="loss/train")))
     assert finding.verdict == verdict
     assert finding.place.name == (str(50 * (jumps[0] + 1)) if jumps else "")
+
+
+HEALTHY_LOSSES = {
+    "heavy tail": lambda rng, t: 0.3 + 0.3 * np.exp(-t / 20) + 0.02 * rng.standard_t(3, len(t)),
+    "heavy tail, level": lambda rng, t: 0.3 + 0.02 * rng.standard_t(3, len(t)),
+    "skewed": lambda rng, t: (0.3 + 0.3 * np.exp(-t / 20)) * np.exp(rng.normal(0, 0.5, len(t))),
+    "normal": lambda rng, t: 0.3 + 0.3 * np.exp(-t / 20) + rng.normal(0, 0.02, len(t)),
+    "falling": lambda rng, t: 0.3 + 0.4 * np.exp(-3 * t / len(t)) + rng.normal(0, 0.02, len(t)),
+    "plateau": lambda rng, t: 0.693 + rng.normal(0, 0.01, len(t)),
+    "by orders of magnitude": lambda rng, t: np.exp(-5 * t / len(t) + rng.normal(0, 0.2, len(t))),
+}
+
+
+@pytest.mark.parametrize("n", [60, 400])
+@pytest.mark.parametrize("kind", HEALTHY_LOSSES)
+def test_healthy_losses_are_quiet(kind, n):
+    """200 series: FAIL in at most 1 %, WARN in at most 5 %; the figures are in docs/findings/training.loss_anomaly.md."""
+    found = [find_anomalies(HEALTHY_LOSSES[kind](np.random.default_rng(seed), np.arange(n))).verdict for seed in range(200)]
+    assert found.count(Verdict.FAIL) <= 2
+    assert found.count(Verdict.WARN) <= 10
+
+
+@pytest.mark.parametrize("kind", ["heavy tail", "normal", "falling"])
+@pytest.mark.parametrize("fault", ["stays", "for a moment", "shift", "divergence"])
+def test_faults_of_the_loss_are_found(kind, fault):
+    """Three times the loss for five sampled steps, six times for one, twice from then on, 3 % more with every sampled step."""
+    found, delays = [], []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        losses = HEALTHY_LOSSES[kind](rng, np.arange(400))
+        at = int(rng.integers(200, 360))
+        factor = {"stays": np.where(np.arange(400 - at) < 5, 3.0, 1.0), "for a moment": np.where(np.arange(400 - at) < 1, 6.0, 1.0),
+                  "shift": np.full(400 - at, 2.0), "divergence": np.exp(0.03 * np.arange(400 - at))}[fault]
+        losses[at:] *= factor
+        anomalies = find_anomalies(losses)
+        found.append(anomalies.verdict is not Verdict.PASS)
+        seen = [place for place in (*anomalies.jumps, *anomalies.alone, anomalies.since) if place is not None and place >= at]
+        delays += [min(seen) - at] if seen else []
+    assert np.mean(found) >= 0.95
+    assert np.median(delays) <= (20 if fault == "divergence" else 2)
 
 
 def test_a_loss_that_is_no_number_fails():

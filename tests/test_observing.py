@@ -96,6 +96,14 @@ def test_steps_that_are_not_sampled_have_no_hooks():
     assert sampled == [(step in (1, 3, 6),) * 2 for step in range(1, 8)]
 
 
+def test_the_loss_is_recorded_ten_times_as_often():
+    model = tiny()
+    observer = Observer(model, every=20)
+    loop(model, observer=observer, steps=30)
+    assert [step for step, _ in rows(observer, "loss/train")] == [1, *range(2, 31, 2)]
+    assert [step for step, place in rows(observer, "gradient_norm") if not place] == [1, 20]
+
+
 def test_activations_equal_a_direct_computation():
     model = tiny().eval()
     observer = Observer(model, every=1)
@@ -192,6 +200,11 @@ def test_the_first_bad_module_is_named():
     assert hooks(bad) == hooks(healthy) == 0
 
 
+def looked_at(table):
+    """Steps at which more than the loss was recorded."""
+    return sorted({row["step"] for row in table.to_pylist() if row["series"] == "weight_norm"})
+
+
 def test_files_have_the_documented_columns_and_are_whole(tmp_path):
     model = tiny()
     observer = Observer(model, every=5, histograms_every=10, folder=tmp_path / "run")
@@ -203,7 +216,7 @@ def test_files_have_the_documented_columns_and_are_whole(tmp_path):
     assert steps.schema.equals(STEPS)
     assert histograms.schema.equals(HISTOGRAMS)
     assert steps.equals(observer.table())
-    assert sorted(set(steps["step"].to_pylist())) == [1, 5, 10, 15, 20]
+    assert looked_at(steps) == [1, 5, 10, 15, 20]
     assert set(steps["epoch"].to_pylist()) == {2}
     assert sorted(set(histograms["step"].to_pylist())) == [1, 15]
     assert set(histograms["series"].to_pylist()) == {"activation", "gradient", "weight", "loss"}
@@ -219,7 +232,9 @@ def test_going_on_drops_rows_after_the_restart(tmp_path):
     second = Observer(model, every=2, folder=tmp_path, steps_done=4)
     loop(model, observer=second, steps=2)
     second.flush()
-    assert sorted(set(pq.read_table(tmp_path / "steps.parquet")["step"].to_pylist())) == [1, 2, 4, 6]
+    kept = pq.read_table(tmp_path / "steps.parquet")
+    assert looked_at(kept) == [1, 2, 4, 6]
+    assert sorted(set(kept["step"].to_pylist())) == [1, 2, 3, 4, 5, 6]  # the loss
 
 
 def test_histograms_hold_all_finite_values():

@@ -39,6 +39,7 @@ from torch import Tensor, nn
 
 from recspect.diagnosis.mirror import HistogramRow, Mirror, StepRow
 from recspect.errors import UsageError
+from recspect.files import write_bytes
 
 OUTPUT = "(output)"
 """Place of what the whole model returns."""
@@ -64,7 +65,8 @@ class Observer:
     Args:
         model: Any module. Every leaf module and every module with parameters of its own is a place; so is what the
             model returns, `(output)`.
-        every: Steps between two looks; the first step is looked at too. 0 looks never.
+        every: Steps between two looks; the first step is looked at too. 0 looks never. The loss alone, which costs nothing
+            more than reading it, is recorded ten times as often, so that a short run has enough of it to judge.
         histograms_every: Steps between two sets of histograms, rounded up to looks; 0 for none.
         folder: Where `flush` writes; None keeps rows in memory.
         steps_done: Steps before this loop (a resumed training): rows of later steps in the folder are dropped.
@@ -114,7 +116,7 @@ class Observer:
         self.steps_done += 1
         sampled = self.every > 0 and (self.steps_done == 1 or self.steps_done % self.every == 0)
         if not sampled:
-            yield _BLIND
+            yield _LossOnly(self) if self.every > 0 and self.steps_done % max(1, self.every // 10) == 0 else _BLIND
             return
         histograms = self.histograms_every > 0 and self.steps_done >= self._next_histograms
         if histograms:
@@ -199,6 +201,19 @@ class _Blind(Look):
 
 
 _BLIND = _Blind()
+
+
+class _LossOnly(Look):
+    """A step of which only the loss is recorded; sinks are told of it at the next look."""
+
+    sampled = False
+
+    def __init__(self, observer: Observer) -> None:
+        self.observer = observer
+
+    def before_update(self, loss: Tensor | float, losses: Tensor | None = None) -> None:
+        del losses
+        self.observer.record("loss/train", float(loss.detach() if isinstance(loss, Tensor) else loss))
 
 
 class _Open(Look):
@@ -426,7 +441,6 @@ def _joined(tables: list[pa.Table], rows: list[Any], schema: pa.Schema) -> pa.Ta
 
 
 def _write(path: Path, table: pa.Table) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table, temporary, compression="zstd")
-    os.replace(temporary, path)  # noqa: PTH105 - same call as Path.replace, says that it is atomic
+    content = pa.BufferOutputStream()
+    pq.write_table(table, content, compression="zstd")
+    write_bytes(path, content.getvalue())

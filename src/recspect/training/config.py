@@ -30,7 +30,7 @@ class TrainingConfig:
         test_share: Last share of the rows (in time; at random without a time), never used for fitting or selection.
         validation_share: Last share of the remaining rows, used for early stopping only.
         split: `time`, `random`, or `auto`: by time where the schema has a time column.
-        observe_every: Steps between two looks at gradients, activations and updates; 0 for none.
+        observe_every: Steps between two looks at gradients, activations and updates, and ten times those at the loss; 0 for none.
         histograms_every: Steps between two sets of histograms; 0 for none.
         seed: Of weights, order of rows, dropout and the random split.
         device: `cpu`, `cuda`, `mps` or `auto`.
