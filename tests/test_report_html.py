@@ -15,6 +15,7 @@ import pytest
 
 from recspect.diagnosis.evidence import EVIDENCE_KINDS
 from recspect.diagnosis.finding import Finding, Place, Remedy, Report, Verdict
+from recspect.errors import UsageError
 from recspect.report import html
 from report_samples import evidence_of_every_kind, kuairand_like_report
 
@@ -289,8 +290,8 @@ def test_writing_is_atomic_and_leaves_nothing_else(tmp_path, monkeypatch):
     def full(*_args, **_kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr("os.fdopen", full)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(UsageError, match="disk full"):
         html.write(Report(title="second"), path)
     monkeypatch.undo()
     assert path.read_text(encoding="utf-8") == first

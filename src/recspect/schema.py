@@ -7,7 +7,7 @@ A role says what a column is *for* (the user, the time, the label); a kind says 
 from __future__ import annotations
 
 import json
-import tomllib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recspect.errors import SchemaError, listing
+from recspect.schema_files import read_content
 
 SCHEMA_FORMAT = 1
 """Version of the schema file format."""
@@ -85,22 +86,24 @@ class Field:
     time: str | None = None
 
     def __post_init__(self) -> None:
-        _set(self, "kind", _choice(Kind, self.kind, f"kind of field '{self.name}'"))
+        _column(self.name, "the name of a field")
+        what = f"field '{self.name}'"
+        _set(self, "kind", _choice(Kind, self.kind, f"kind of {what}"))
+        _require(isinstance(self.missing, (list, tuple)) and all(isinstance(code, (str, int, float)) for code in self.missing),
+                 f"{what}: missing is {self.missing!r:.80}, expected a list of codes", "missing = [-1, 'NA']")
         _set(self, "missing", tuple(self.missing))
-        _require(bool(self.name), "a field needs a name", "")
-        _require(self.minimum_count >= 1, f"field '{self.name}': minimum_count is {self.minimum_count}", "use 1 or more")
-        _require(
-            self.hash_buckets is None or self.hash_buckets >= 2,
-            f"field '{self.name}': hash_buckets is {self.hash_buckets}",
-            "use 2 or more, or leave it out for a vocabulary",
-        )
-        _require(self.side in ("user", "item", "context"), f"field '{self.name}': side is {self.side!r}",
-                 "sides are 'user', 'item', 'context'")
-        _require(self.scaling in ("standardise", "quantile", "log"), f"field '{self.name}': scaling is {self.scaling!r}",
+        _require(self.side in ("user", "item", "context"), f"{what}: side is {self.side!r:.80}", "sides are 'user', 'item', 'context'")
+        _require(self.scaling in ("standardise", "quantile", "log"), f"{what}: scaling is {self.scaling!r:.80}",
                  "scalings are 'standardise', 'quantile', 'log'")
-        _require(self.max_length >= 1, f"field '{self.name}': max_length is {self.max_length}", "use 1 or more")
-        _require(self.quantile_buckets >= 2, f"field '{self.name}': quantile_buckets is {self.quantile_buckets}",
-                 "use 2 or more")
+        _whole(self.minimum_count, 1, f"{what}: minimum_count")
+        if self.hash_buckets is not None:
+            _whole(self.hash_buckets, 2, f"{what}: hash_buckets", "use 2 or more, or leave it out for a vocabulary")
+        _whole(self.max_length, 1, f"{what}: max_length")
+        _whole(self.quantile_buckets, 2, f"{what}: quantile_buckets")
+        _require(self.separator is None or (isinstance(self.separator, str) and bool(self.separator)),
+                 f"{what}: separator is {self.separator!r:.80}, expected a text", 'separator = "|"')
+        if self.time is not None:
+            _column(self.time, f"{what}: time")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,13 +123,18 @@ class Label:
     at_least: float | None = None
 
     def __post_init__(self) -> None:
-        _require(self.kind in ("binary", "graded"), f"label '{self.name}': kind is {self.kind!r}",
+        _column(self.name, "the name of a label")
+        _require(self.kind in ("binary", "graded"), f"label '{self.name}': kind is {self.kind!r:.80}",
                  "kinds of label are 'binary' and 'graded'")
         _require(self.positive is None or self.at_least is None,
                  f"label '{self.name}' has both 'positive' and 'at_least'", "give one of them")
         _require(self.kind == "binary" or (self.positive is None and self.at_least is None),
                  f"label '{self.name}' is graded and has 'positive' or 'at_least'",
                  "these make a binary label: set kind = 'binary'")
+        _require(self.positive is None or isinstance(self.positive, (str, int, float)),
+                 f"label '{self.name}': positive is {self.positive!r:.80}, expected one value", 'positive = "yes"')
+        _require(self.at_least is None or _is_number(self.at_least),
+                 f"label '{self.name}': at_least is {self.at_least!r:.80}, expected a number", "at_least = 4")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +187,22 @@ class Schema:
         also_ignored = sorted(set(self.ignored) & (set(names) | set(label_names)))
         _require(not also_ignored, f"columns that are both ignored and used: {listing(also_ignored)}",
                  "remove them from one of the two")
+        self._require_sound_roles(label_names)
+
+    def _require_sound_roles(self, label_names: list[str]) -> None:
+        """Roles name columns, and none has two meanings that exclude each other."""
+        twice = sorted({name for name in label_names if label_names.count(name) > 1})
+        _require(not twice, f"labels named more than once: {listing(twice)}", "a label stands for one column")
+        for role, column in self.roles.items():
+            _column(column, f"role '{role.value}'")
+            _require(role is Role.LABEL or column not in label_names, f"column {column!r} is both a label and the {role.value}",
+                     "what is to be predicted cannot be anything else; name another column for one of the two")
+            _require(role is not Role.SCORE or column not in self.field_names,
+                     f"column {column!r} is both the score and an input field", "remove it from the fields: a score is made from them")
+        _require(self.user is None or self.user != self.item, f"column {self.user!r} is both the user and the item",
+                 "name another column for one of the two")
+        _require(self.time_unit in (None, "s", "ms", "us", "ns", "days", "row"), f"time_unit is {self.time_unit!r:.80}",
+                 "units: 's', 'ms', 'us', 'ns', 'days', or 'row' where the time only gives an order")
 
     # ------------------------------------------------------------------ looking up
 
@@ -275,26 +299,7 @@ class Schema:
         Raises:
             SchemaError: The file is missing, not of its format, or names unknown settings.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise SchemaError(f"no schema file at {path}", hint=f"recspect schema init DATA > {path.name}")
-        text = path.read_text(encoding="utf-8")
-        try:
-            if path.suffix in (".yaml", ".yml"):
-                import yaml
-
-                content = yaml.safe_load(text)
-            elif path.suffix == ".json":
-                content = json.loads(text)
-            else:
-                content = tomllib.loads(text)
-        except (ValueError, tomllib.TOMLDecodeError) as error:
-            raise SchemaError(f"{path} is not valid {path.suffix.lstrip('.') or 'TOML'}: {error}") from None
-        except Exception as error:  # yaml's errors share no base with ValueError
-            raise SchemaError(f"{path} is not valid YAML: {error}") from None
-        if not isinstance(content, dict):
-            raise SchemaError(f"{path} holds {type(content).__name__}, not a table of settings",
-                              hint="see docs/schema.md for an example")
+        content = read_content(Path(path))
         return cls.from_mapping(content, where=str(path))
 
     @classmethod
@@ -305,26 +310,28 @@ class Schema:
             SchemaError: Unknown keys or values, with the choices.
         """
         known = {"schema", "name", "roles", "labels", "fields", "ignored", "time_unit"}
-        unknown = sorted(set(content) - known)
-        _require(not unknown, f"{where}: unknown setting {listing(unknown)}", f"settings: {listing(sorted(known))}")
+        _refuse_unknown(content, known, f"{where}: unknown setting", f"settings: {listing(sorted(known))}")
         version = content.get("schema", SCHEMA_FORMAT)
         _require(version == SCHEMA_FORMAT, f"{where}: schema format {version!r}, this recspect reads {SCHEMA_FORMAT}",
                  "upgrade recspect, or write the file anew with `recspect schema init`")
-        roles = dict(content.get("roles", {}))
+        roles = _table(content.get("roles"), f"{where}: roles", '[roles] followed by lines such as user = "user_id"')
         role_names = {role.value for role in Role} - {"label"}
-        unknown = sorted(set(roles) - role_names)
-        _require(not unknown, f"{where}: unknown role {listing(unknown)}",
-                 f"roles: {listing(sorted(role_names))}; labels have a list of their own")
-        labels = [_from_entry(Label, entry, where=f"{where}: labels") for entry in _as_list(content.get("labels", []))]
-        inputs = content.get("fields", {})
-        entries = (
-            [{"name": name, **({"kind": entry} if isinstance(entry, str) else dict(entry))}
-             for name, entry in inputs.items()]
-            if isinstance(inputs, Mapping) else [dict(entry) for entry in inputs]
-        )
-        built = [_from_entry(Field, entry, where=f"{where}: fields") for entry in entries]
-        return cls(fields=tuple(built), labels=tuple(labels), ignored=tuple(content.get("ignored", ())),
-                   name=str(content.get("name", "")), time_unit=content.get("time_unit"), **roles)
+        _refuse_unknown(roles, role_names, f"{where}: unknown role",
+                        f"roles: {listing(sorted(role_names))}; labels have a list of their own")
+        labels = [_from_entry(Label, entry, where=f"{where}: labels") for entry in _as_list(content.get("labels"))]
+        inputs = content.get("fields")
+        if isinstance(inputs, (list, tuple)):
+            built = [_from_entry(Field, entry, where=f"{where}: fields") for entry in inputs]
+        else:
+            table = _table(inputs, f"{where}: fields", '[fields] followed by lines such as user_id = "categorical"')
+            built = [_from_entry(Field, _named(name, entry, where), where=f"{where}: fields") for name, entry in table.items()]
+        ignored = content.get("ignored") or ()
+        _require(isinstance(ignored, (list, tuple)), f"{where}: ignored is {ignored!r}", 'give a list, such as ignored = ["comment"]')
+        try:
+            return cls(fields=tuple(built), labels=tuple(labels), ignored=tuple(ignored), name=str(content.get("name") or ""),
+                       time_unit=content.get("time_unit"), **roles)
+        except SchemaError as error:
+            raise SchemaError(f"{where}: {error.message}", hint=error.hint) from None
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain data that `from_mapping` reads back to an equal schema."""
@@ -376,22 +383,60 @@ def _choice(enumeration: type[Any], value: object, what: str) -> Any:
 
 
 def _as_list(value: object) -> list[Any]:
+    if value is None:
+        return []
     return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _table(value: object, what: str, example: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    _require(isinstance(value, Mapping), f"{what} is {value!r:.80}, expected a table", example)
+    return dict(value)  # type: ignore[call-overload, no-any-return]
+
+
+def _refuse_unknown(given: Iterable[object], known: set[str], what: str, hint: str) -> None:
+    unknown = sorted(str(name) for name in given if name not in known)
+    _require(not unknown, f"{what} {listing(unknown)}", hint)
+
+
+def _named(name: object, entry: object, where: str) -> dict[str, Any]:
+    """An entry of a table of fields: a kind, or settings."""
+    if isinstance(entry, str):
+        return {"name": name, "kind": entry}
+    _require(isinstance(entry, Mapping), f"{where}: field {name!r} is {entry!r:.80}, expected a kind or a table of settings",
+             f'{name} = "categorical"; kinds: {listing(kind.value for kind in Kind)}')
+    return {"name": name, **dict(entry)}  # type: ignore[call-overload]
+
+
+def _column(value: object, what: str) -> None:
+    """A name of a column is text."""
+    _require(isinstance(value, str) and bool(value), f"{what} is {value!r:.80}, expected the name of a column", "names of columns are text")
+
+
+def _whole(value: object, least: int, what: str, hint: str = "") -> None:
+    right = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    _require(right, f"{what} is {value!r:.80}, expected a whole number of {least} or more", hint or f"use {least} or more")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _from_entry(target: type[Any], entry: object, *, where: str) -> Any:
     if isinstance(entry, str):
-        return target(name=entry)
+        entry = {"name": entry}
+    what = "label" if target is Label else "field"
     if not isinstance(entry, Mapping):
-        raise SchemaError(f"{where}: {entry!r} is neither a name nor a table of settings")
+        raise SchemaError(f"{where}: {entry!r:.80} is neither a name nor a table of settings",
+                          hint=f'give the name of a column, or {{ name = "...", ... }} for a {what}')
     known = {field.name for field in fields(target)}
-    unknown = sorted(set(entry) - known)
-    _require(not unknown, f"{where}: unknown setting {listing(unknown)}", f"settings: {listing(sorted(known))}")
-    _require("name" in entry, f"{where}: an entry without 'name': {dict(entry)!r}", 'add name = "..."')
+    _refuse_unknown(entry, known, f"{where}: unknown setting", f"settings of a {what}: {listing(sorted(known))}")
+    _require("name" in entry, f"{where}: an entry without 'name': {dict(entry)!r:.200}", 'add name = "..."')
     try:
         return target(**entry)
-    except TypeError as error:
-        raise SchemaError(f"{where}: {error}") from None
+    except SchemaError as error:
+        raise SchemaError(f"{where}: {error.message}", hint=error.hint) from None
 
 
 def _to_entry(value: Field | Label) -> dict[str, Any]:

@@ -38,6 +38,10 @@ def validate(schema: Schema, source: Source, *, need: Sequence[Role] = ()) -> No
                           hint="correct the names in the schema file, or add the columns to the table")
     if not schema.columns:
         raise SchemaError("the schema names no column at all", hint="recspect schema init DATA writes a draft")
+    reserved = [column for column in schema.columns if column.startswith("@")]
+    if reserved:
+        raise SchemaError(f"the schema names {listing(reserved)}; names that begin with @ are those of columns that recspect adds",
+                          hint="rename the column in the table and in the schema")
     sample = concatenate(list(islice(source.batches(schema.columns, rows=LOOKED_AT), 1)))
     for field in schema.fields:
         _validate_field(field, sample)
@@ -76,13 +80,14 @@ def _validate_field(field: Field, sample: Batch) -> None:
 
 
 def _all_numbers(column: Categorical) -> bool:
-    return column.values.dtype.kind in "iuf"
+    return column.values.dtype.kind in "iufb"
 
 
 def _validate_label(label: Label, sample: Batch) -> None:
     column = sample[label.name]
     if isinstance(column, Ragged) or (isinstance(column, np.ndarray) and column.ndim != 1):
-        raise DataError(f"label {label.name!r} holds {describe(column)}, expected one value per row")
+        raise DataError(f"label {label.name!r} holds {describe(column)}, expected one value per row",
+                        hint="make a column of single numbers of it, or name another label")
     if label.positive is not None:
         values = sample.categories(label.name).values
         shown = [value.item() if hasattr(value, "item") else value for value in values]
@@ -90,7 +95,7 @@ def _validate_label(label: Label, sample: Batch) -> None:
             raise DataError(f"label {label.name!r}: no row has the positive value {label.positive!r}; values: "
                             f"{listing(map(str, shown))}", hint="correct `positive` in the schema")
         return
-    if isinstance(column, Categorical) and column.values.dtype.kind not in "iu":
+    if isinstance(column, Categorical) and column.values.dtype.kind not in "iub":
         raise DataError(f"label {label.name!r} holds {describe(column)}, expected numbers",
                         hint='say which value counts as 1: positive = "yes"')
     numbers = sample.categories(label.name).values.astype(np.float64) if isinstance(column, Categorical) else sample.numbers(
@@ -118,21 +123,35 @@ def _validate_roles(schema: Schema, sample: Batch) -> None:
         if name is not None:
             column = sample[name]
             if isinstance(column, Ragged) or (isinstance(column, np.ndarray) and column.ndim != 1):
-                raise DataError(f"the {role.value} column {name!r} holds {describe(column)}, expected single values")
+                raise DataError(f"the {role.value} column {name!r} holds {describe(column)}, expected single values",
+                                hint=f"name another column for the role {role.value!r}, or leave the role out")
     for role in (Role.SCORE, Role.POSITION, Role.PROPENSITY, Role.WEIGHT):
         name = schema.column(role)
         if name is not None:
-            sample.numbers(name)
+            try:
+                sample.numbers(name)
+            except DataError as error:
+                raise DataError(f"{error.message} (the schema gives it the role {role.value!r})",
+                                hint="convert the column to numbers, or name another column for the role") from None
     if schema.propensity is not None:
         values = sample.numbers(schema.propensity)
         wrong = values[(values <= 0) | (values > 1)]
         if len(wrong):
             raise DataError(f"propensity {schema.propensity!r} has values such as {wrong[0]:g}; a probability of what was "
                             f"shown is above 0 and at most 1", hint="log the probability, not its inverse")
-    if schema.weight is not None and (sample.numbers(schema.weight) < 0).any():
-        raise DataError(f"weight {schema.weight!r} has negative values", hint="weights are 0 or more")
+    if schema.weight is not None:
+        weights = sample.numbers(schema.weight)
+        if (weights < 0).any():
+            raise DataError(f"weight {schema.weight!r} has negative values", hint="weights are 0 or more")
+        unknown = int((~np.isfinite(weights)).sum())
+        if unknown:
+            raise DataError(f"weight {schema.weight!r} is missing or infinite in {unknown:,} of {len(weights):,} rows",
+                            hint="fill these weights, or drop the rows")
     if schema.time is not None:
         column = sample[schema.time]
+        if isinstance(column, Ragged) or (isinstance(column, np.ndarray) and column.ndim != 1):
+            raise DataError(f"the time column {schema.time!r} holds {describe(column)}, expected one time per row",
+                            hint="name another column for the role 'time'")
         if isinstance(column, Categorical) and (column.codes >= 0).any():
             raise DataError(
                 f"the time column {schema.time!r} holds {describe(column)}, expected times or numbers",

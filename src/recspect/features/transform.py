@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from recspect.diagnosis.batch import Batch
 from recspect.errors import DataError, RunError, SchemaError
 from recspect.features.encoded import Encoded, InputSize
 from recspect.features.encoders import AnyEncoder, encoder_of
+from recspect.files import write_bytes
 from recspect.schema import Schema
 
 FEATURES_FORMAT = 1
@@ -83,8 +83,8 @@ class FeatureTransform:
             arrays.update({f"{number}/{key}": np.ascontiguousarray(table) for key, table in tables.items()})
         content = {"format": "recspect-features", "version": FEATURES_FORMAT,
                    "schema": self.schema.to_mapping(), "fields": entries}
-        _write(folder / "features.safetensors", save(arrays))
-        _write(folder / "features.json", (json.dumps(content, ensure_ascii=True, indent=1) + "\n").encode())
+        write_bytes(folder / "features.safetensors", save(arrays))
+        write_bytes(folder / "features.json", (json.dumps(content, ensure_ascii=True, indent=1) + "\n").encode())
 
     @classmethod
     def load(cls, folder: str | Path) -> FeatureTransform:
@@ -107,14 +107,9 @@ class FeatureTransform:
                 own = {key.split("/", 1)[1]: table for key, table in arrays.items() if key.startswith(f"{number}/")}
                 encoders[field.name] = encoder_of(field).from_state(field, entry["settings"], own)
         except FileNotFoundError as error:
-            raise RunError(f"no fitted features in {folder}: {Path(error.filename).name} is missing",
+            gone = Path(error.filename or "features.safetensors").name  # safetensors' own error does not say which file
+            raise RunError(f"no fitted features in {folder}: {gone} is missing",
                            hint="was the folder written by `recspect train`?") from None
-        except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
             raise RunError(f"the fitted features in {folder} are damaged: {error!r}", hint="train anew") from None
         return cls(schema, encoders)
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)  # noqa: PTH105 - same call as Path.replace, says that it is atomic

@@ -10,11 +10,8 @@ import base64
 import hashlib
 import html
 import json
-import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -26,6 +23,7 @@ from markupsafe import Markup
 
 from recspect.diagnosis.evidence import Evidence, HeatMap, RankedTable, Reasons
 from recspect.diagnosis.finding import Finding, Report, Verdict
+from recspect.files import write_bytes
 from recspect.report import charts, wording
 from recspect.report.bounds import bounded
 from recspect.report.chapters import INTRODUCTIONS, stage_of
@@ -111,20 +109,7 @@ def write(report: Report, path: str | Path) -> Path:
         The path.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = render(report)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(content)
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(name).chmod(0o666 & ~mask)
-        Path(name).replace(path)
-    except BaseException:
-        with suppress(OSError):
-            Path(name).unlink()
-        raise
+    write_bytes(path, render(report).encode())
     return path
 
 

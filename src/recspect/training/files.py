@@ -1,9 +1,8 @@
-"""Files that are whole or not there."""
+"""JSON and tensors in files that are whole or not there."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from recspect.errors import RunError
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file of the same folder and move it into place, so that a reader or a kill never meets half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)  # noqa: PTH105 - same call as Path.replace, says that it is atomic
+from recspect.files import write_bytes
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -39,9 +28,9 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"no {path.name} in {path.parent}", hint="is it a run directory, written by `recspect train`?") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise RunError(f"{path} is damaged: {error}", hint="train anew, or restore the file") from None
     if not isinstance(content, dict):
         raise RunError(f"{path} is damaged: it holds no JSON object", hint="train anew, or restore the file")
@@ -68,3 +57,6 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise RunError(f"no checkpoint {path.name} in {path.parent}", hint="did the run finish an epoch?") from None
     except (SafetensorError, ValueError, OSError) as error:
         raise RunError(f"checkpoint {path} is damaged: {error}", hint="train anew, or load another epoch") from None
+
+
+__all__ = ["read_json", "read_tensors", "write_bytes", "write_json", "write_tensors"]
