@@ -5,12 +5,16 @@ import pytest
 import torch
 
 from recspect.diagnosis.batch import Batch
+from recspect.diagnosis.diagnostics.features.unused import Importance
+from recspect.diagnosis.estimate import Estimate
+from recspect.diagnosis.finding import Verdict
 from recspect.diagnosis.runners.local import tally
 from recspect.diagnosis.slice import ALL
 from recspect.diagnosis.source import read
 from recspect.diagnosis.stats.measures import AreaUnderCurve
 from recspect.diagnosis.stats.ranking import PerUnit
 from recspect.examining.examination import examine_table
+from recspect.examining.overview import CHAPTERS, NEEDS, reliance_bars, training_curves, usefulness_bars
 from recspect.examining.runs import subject_of
 from recspect.examining.tables import StandardProbe
 from recspect.schema import Field, Label, Schema
@@ -57,3 +61,47 @@ def test_a_number_over_all_rows_of_a_side_says_how_many_users_they_come_from():
     assert {e.of for e in known.values()} == {"rows"}
     without = examine_table(sides[0], Schema(item="item", score="score", labels=[Label(name="click")]))
     assert all(f.estimate is None or f.estimate.clusters is None for f in without.findings)
+
+
+@pytest.mark.parametrize("quality", [1.0, 0.0])
+def test_a_scored_table_with_a_reference_is_compared_with_baselines_whatever_the_verdict(quality):
+    """Popular, item-kNN and EASE stand in the chapter of predictions when the model beats them and when it does not."""
+    r = np.random.default_rng(2)
+    sides = []
+    for rows in (6000, 3000):
+        user, item = r.integers(0, 60, rows), r.integers(0, 40, rows)
+        rate = 0.1 + 0.8 * ((user * 7 + item * 3) % 11 < 4)
+        sides.append({"user": user, "item": item, "click": (r.random(rows) < rate).astype(int),
+                      "score": np.clip(quality * rate + (1 - quality) * r.random(rows), 0.01, 0.99)})
+    schema = Schema(user="user", item="item", score="score", labels=[Label(name="click")])
+    report = examine_table(sides[1], schema, reference=sides[0])
+    assert report.find("predictions.ranking_quality")[0].verdict is (Verdict.PASS if quality else Verdict.FAIL)
+    bars = next(e for e in report.overview if e.stage == "predictions" and e.title == "How well does the model rank over all rows?")
+    assert set(bars.names) == {"model", "popular", "item_knn", "ease"}
+    assert [e.stage for e in report.overview] == sorted((e.stage for e in report.overview), key=list(CHAPTERS).index)
+    assert "Do predicted and observed rates agree along the scores?" in {e.title for e in report.overview}
+
+
+def test_the_overview_shows_losses_of_both_kinds_with_the_ends_of_epochs():
+    steps = {"@step": [1, 50, 100, 120, 150, 200, 240], "@epoch": [1, 1, 1, 1, 2, 2, 2], "@place": [""] * 7,
+             "@series": ["loss/train"] * 3 + ["loss/validation"] + ["loss/train"] * 2 + ["loss/validation"], "@value": [0.7, 0.6, 0.55, 0.58, 0.5, 0.45, 0.6]}
+    total = tally(read(Batch({name: np.array(values) for name, values in steps.items()})), NEEDS)
+    curve = training_curves(total)[0]
+    assert {line.name: line.x for line in curve.lines} == {"training loss": (1.0, 50.0, 100.0, 150.0, 200.0), "validation loss": (120.0, 240.0)}
+    assert curve.marks == ((120.0, "epoch 1 ends"),)
+
+
+def test_importance_is_drawn_as_mean_and_deviation_beside_usefulness_in_one_order():
+    def number(value):
+        return Estimate(value=value, low=value - 0.01, high=value + 0.01, unit="u", n=500)
+
+    fields = [Importance(field=name, share=number(share), mean=share * 2, deviation=0.3, usefulness=None if use is None else number(use))
+              for name, share, use in (("a", 0.7, 0.05), ("b", 0.2, -0.02), ("c", 0.1, None))]
+    left, (right,) = reliance_bars(fields), usefulness_bars(fields)
+    assert left.names == right.names == ("a", "b", "c")
+    assert left.values == (1.4, 0.4, 0.2)
+    assert left.low == pytest.approx((1.1, 0.1, 0.0))
+    assert left.high == pytest.approx((1.7, 0.7, 0.5))
+    assert right.highlighted == ("b",)
+    assert np.isnan(right.values[2])
+    assert usefulness_bars(fields[2:]) == []

@@ -17,8 +17,8 @@ class Estimate:
         low, high: The interval, or None where the number is an exact count and has none.
         of: What n counts: "rows", "users", "requests", "units".
         level: Coverage of the interval.
-        clusters: How many users (say) the n rows come from, where they are dependent and the number is known. It is what the
-            width of the interval rests on. Two significant digits where it was itself estimated.
+        clusters: How many users (say) the n rows come from, where that is known: rows of one user are not independent, so they
+            tell less than n rows of n users. Two significant digits where it was itself estimated.
         cluster_of: What `clusters` counts.
     """
 

@@ -1,4 +1,4 @@
-"""How many users the rows come from: what the width of an interval rests on, said beside every n that counts all rows of a side."""
+"""How many users the rows come from, said beside every n that counts all rows of a side."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from recspect.diagnosis.subject import Subject, TorchSubject
 from recspect.diagnosis.tally import Key, Tally
 from recspect.errors import DataError
 from recspect.examining.clusters import USERS, with_users
-from recspect.examining.overview import overview
+from recspect.examining.overview import NEEDS, overview
 from recspect.examining.tables import fitted_baselines, sample_of, standard_probes
 from recspect.schema import Schema
 
@@ -210,7 +210,7 @@ def _judged(side: Side, other: Side, schema: Schema, *, slices: Sequence[Slice],
                   cluster_name="rows" if schema.user is None else "users")
     planned = plan(asked, scope)
     counted = [(ALL, USERS)] if scope.cluster_name == "users" and planned.answering else []
-    target = side.tally([*planned.needs.target, *counted], say)
+    target = side.tally(list(dict.fromkeys([*planned.needs.target, *counted, *NEEDS])), say)
     reference = other.tally([*planned.needs.reference, *(counted if "@cluster" in other.columns else [])], say)
     say("judging")
     findings = with_users(judge(planned, target, reference, scope), target, reference)
