@@ -10,6 +10,7 @@ from recspect.diagnosis.stats.categories import CategoryCounts
 from recspect.diagnosis.stats.crosstab import Crosstab
 from recspect.diagnosis.stats.distinct import Distinct
 from recspect.diagnosis.stats.errors import PredictionError
+from recspect.diagnosis.stats.field_flow import FieldFlow
 from recspect.diagnosis.stats.gram import Gram
 from recspect.diagnosis.stats.measures import (
     NDCG,
@@ -22,6 +23,7 @@ from recspect.diagnosis.stats.measures import (
 )
 from recspect.diagnosis.stats.missing import Missing
 from recspect.diagnosis.stats.moments import Moments
+from recspect.diagnosis.stats.outcomes import Outcomes
 from recspect.diagnosis.stats.quantiles import Quantiles
 from recspect.diagnosis.stats.ranges import GroupRanges
 from recspect.diagnosis.stats.ranking import PerUnit
@@ -67,6 +69,12 @@ def _vectors(rng: np.random.Generator, rows: int) -> Batch:
     return Batch({"e": rng.normal(0.5, 1, (rows, 4)) * np.array([1, 2, 0.5, 1])})
 
 
+def _flows(rng: np.random.Generator, rows: int) -> Batch:
+    """Two fields through layers of three and of two neurons, and what goes around them."""
+    flows = {f"@conductance:{field}:{layer}": rng.normal(0.2, 1, (rows, width)) for field in "ab" for layer, width in (("mlp.1", 3), ("mlp.3", 2))}
+    return Batch({**flows, **{f"@{kind}:{field}": rng.normal(0.2, 1, rows) for kind in ("attribution", "usefulness") for field in "ab"}})
+
+
 def _activations(rng: np.random.Generator, rows: int) -> Batch:
     return Batch({"h": np.maximum(rng.normal(0, 3, (rows, 5)), 0) * np.array([1, 1, 0, 0.01, 2])})
 
@@ -80,6 +88,12 @@ def _internals(rng: np.random.Generator, rows: int) -> Batch:
 
 def _labelled_numbers(rng: np.random.Generator, rows: int) -> Batch:
     return Batch({"x": rng.normal(0, 30, rows).round(1), "y": rng.integers(0, 2, rows)})
+
+
+def _sliced(rng: np.random.Generator, rows: int) -> Batch:
+    names = np.array([f"city {i}" for i in range(60)], dtype=object)
+    return Batch({"c": Categorical(rng.integers(-1, 60, rows), names), "d": rng.integers(0, 4, rows), "@cluster": rng.integers(0, 30, rows),
+                  "@score": rng.beta(0.4, 4, rows), "@label": rng.integers(0, 2, rows)})
 
 
 def _priced_items(rng: np.random.Generator, rows: int) -> Batch:
@@ -105,11 +119,15 @@ LAW_EXAMPLES: tuple[LawExample, ...] = (
     LawExample(stat=CategoryCounts(column="id"), make=_categories),
     LawExample(stat=Crosstab(row="c", column="y", row_capacity=20, column_capacity=4), make=_categories),
     LawExample(stat=Crosstab(row="id", column="c", row_capacity=9, column_capacity=5), make=_categories),
+    LawExample(stat=Outcomes(over=("c",), buckets=7, capacity=20), make=_sliced),
+    LawExample(stat=Outcomes(over=("d", "c"), buckets=7, capacity=20), make=_sliced),
     LawExample(stat=Quantiles(column="x", k=64), make=_numbers),
     LawExample(stat=Distinct(column="x", k=32), make=_numbers),
     LawExample(stat=Distinct(column="tags", k=32), make=_tags),
     LawExample(stat=BottomK(over=("c", "id"), k=32), make=_categories),
     LawExample(stat=Gram(column="e"), make=_vectors),
+    LawExample(stat=FieldFlow(fields=("a", "b"), layers=("mlp.1", "mlp.3"), loss=True, neurons=True), make=_flows),
+    LawExample(stat=FieldFlow(fields=("b",)), make=_flows),
     LawExample(stat=UnitActivity(column="h"), make=_activations),
     LawExample(stat=Series(name="loss/train", capacity=16, places=3), make=_internals),
 )
