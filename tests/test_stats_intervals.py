@@ -1,5 +1,9 @@
 """Intervals cover what they promise: simulated users whose rows are alike."""
 
+from dataclasses import fields
+from functools import reduce
+from operator import add
+
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
@@ -7,10 +11,11 @@ from scipy import stats as scipy_stats
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.jackknife import t_quantile
-from recspect.diagnosis.stat import Bucketed, BucketedSummary, jackknife
+from recspect.diagnosis.stat import Bucketed, BucketedSummary, Splittable, jackknife
 from recspect.diagnosis.stats.moments import Moments
 from recspect.diagnosis.stats.score_label import ScoreLabel
 from recspect.errors import Unavailable, UsageError
+from recspect.testing.examples import LAW_EXAMPLES
 
 SIMULATIONS = 600
 
@@ -90,6 +95,38 @@ def test_leaving_out_by_prefix_and_suffix_is_leaving_out(buckets):
         rest = [i for i in range(buckets) if i != g]
         assert found.count == pytest.approx(sum(parts[i].count for i in rest))
         assert found.total == pytest.approx(sum(parts[i].total for i in rest))
+
+
+TOGETHER = [example for example in LAW_EXAMPLES if isinstance(example.stat, Splittable)]
+
+
+@pytest.mark.parametrize("example", TOGETHER, ids=lambda example: str(example.stat))
+@pytest.mark.parametrize("weighted", [False, True])
+def test_buckets_summarized_and_added_together_are_those_of_one_by_one(example, weighted):
+    rng = np.random.default_rng(7)
+    batch = example.make(rng, 900)
+    which, weight = rng.integers(0, 6, 900), rng.integers(0, 3, 900).astype(float) if weighted else None
+    which[which == 4] = 3  # an empty bucket
+    together = example.stat.summarize_buckets(batch, which, 6, weight)
+    for g, found in enumerate(together):
+        rows = np.flatnonzero(which == g)
+        assert_same_summary(found, example.stat.summarize(batch.take(rows), None if weight is None else weight[rows]))
+    for g, found in enumerate(BucketedSummary(tuple(together)).leave_one_out()):
+        others = [part for i, part in enumerate(together) if i != g]
+        assert_same_summary(found, reduce(add, others))
+        rows = np.flatnonzero(which != g)
+        assert_same_summary(found, example.stat.summarize(batch.take(rows), None if weight is None else weight[rows]))
+    assert_same_summary(BucketedSummary(tuple(together)).total, reduce(add, together))
+
+
+def assert_same_summary(found, expected):
+    """Weights here are whole numbers, so sums in any order are equal to the bit."""
+    for spec in fields(expected):
+        np.testing.assert_array_equal(getattr(found, spec.name), getattr(expected, spec.name), err_msg=spec.name)
+
+
+def test_the_stats_that_are_summarized_together_are_tried():
+    assert {type(example.stat).__name__ for example in TOGETHER} >= {"Crosstab", "BinnedLabel"}
 
 
 def test_too_few_users_give_no_interval_and_nothing_gives_no_estimate():

@@ -51,6 +51,7 @@ class Batch(Mapping[str, Column]):
         if wrong:
             raise DataError(f"columns of a batch differ in length: {rows} rows, but {wrong}")
         self.rows: int = rows
+        self._buckets: dict[tuple[str, int], NDArray[np.int64]] = {}
 
     def __getitem__(self, name: str) -> Column:
         try:
@@ -107,6 +108,16 @@ class Batch(Mapping[str, Column]):
         if isinstance(column, np.ndarray) and column.ndim == 1:
             return factorize(column)
         raise DataError(f"column {name!r} holds {describe(column)}, expected single values")
+
+    def buckets(self, name: str, count: int) -> NDArray[np.int64]:
+        """Which of `count` buckets each row's id falls into, shape (rows,); see `bucket`. Kept, as many stats ask for the same.
+
+        Raises:
+            DataError: The column holds lists or vectors.
+        """
+        if (name, count) not in self._buckets:
+            self._buckets[name, count] = bucket(self[name], count)
+        return self._buckets[name, count]
 
     def take(self, rows: Any) -> Batch:
         """The rows at these positions (or under this mask)."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
 from recspect.diagnosis.estimate import Estimate
-from recspect.diagnosis.summary import Summary, add_up, is_zero
+from recspect.diagnosis.summary import AddedTogether, Summary, add_up, is_zero
 from recspect.errors import Unavailable
 
 
@@ -33,14 +34,17 @@ class BucketedSummary(Summary):
         """Buckets that hold anything."""
         return float(sum(not is_zero(part) for part in self.parts))
 
-    @property
+    @cached_property
     def total(self) -> Any:
         """All buckets together."""
-        return add_up(list(self.parts))
+        first = self.parts[0]
+        return first.sum_of(self.parts) if isinstance(first, AddedTogether) else add_up(list(self.parts))
 
     def leave_one_out(self) -> list[Any]:
         """For every bucket, the total of all others; 3G additions, by prefix and suffix sums."""
         parts = self.parts
+        if isinstance(parts[0], AddedTogether):
+            return parts[0].sums_without_each(parts)
         before, after = [parts[0]], [parts[-1]]
         for part in parts[1:-1]:
             before.append(before[-1] + part)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
 
 def register(registry: dict[str, Any], cls: type) -> None:
@@ -37,6 +37,19 @@ class Summary(ABC):
 
 
 S = TypeVar("S", bound=Summary)
+
+
+@runtime_checkable
+class AddedTogether(Protocol):
+    """A summary of which many are added faster together than one by one; the sums are the same."""
+
+    @classmethod
+    def sum_of(cls, parts: Sequence[Self]) -> Self:
+        """All of them; at least one is given."""
+
+    @classmethod
+    def sums_without_each(cls, parts: Sequence[Self]) -> list[Self]:
+        """For every part, all of the others; at least two are given."""
 
 
 def is_zero(summary: Any) -> bool:

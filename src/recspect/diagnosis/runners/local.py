@@ -7,6 +7,7 @@ Without probes, stats that a query engine can add up are pushed down to it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.probe import Probe
@@ -55,7 +56,7 @@ def tally(source: Source, keys: Sequence[Key], *, probes: Sequence[Probe] = (), 
 
 def _one_pass(source: Source, keys: Sequence[Key], probes: Sequence[Probe], rows: int, unit: str | None,
               progress: Progress | None) -> dict[Key, object]:
-    totals = {key: key[1].zero() for key in keys}
+    totals: dict[Key, Any] = {}
     wanted = None if probes else _columns(keys)
     for batch in source.batches(wanted, rows=rows, together=_real_column(unit, source, probes)):
         widened = observe(batch, probes)
@@ -64,10 +65,11 @@ def _one_pass(source: Source, keys: Sequence[Key], probes: Sequence[Probe], rows
             slice_, stat = key
             if slice_ not in by_slice:
                 by_slice[slice_] = widened if slice_ == ALL else widened.take(slice_.mask(widened))
-            totals[key] = totals[key] + stat.summarize(by_slice[slice_])
+            summary = stat.summarize(by_slice[slice_])
+            totals[key] = totals[key] + summary if key in totals else summary
         if progress:
             progress(batch.rows)
-    return totals
+    return totals or {key: key[1].zero() for key in keys}
 
 
 def _real_column(unit: str | None, source: Source, probes: Sequence[Probe]) -> str | None:

@@ -6,6 +6,7 @@ The values are binned by order and size: sign, power of two, and the top bits of
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.stat import Stat, Summary, Weights
 from recspect.diagnosis.stats.counting import weight_sums
-from recspect.diagnosis.stats.crosstab import CrosstabSummary
+from recspect.diagnosis.stats.crosstab import sums_of_others, target_auc
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -42,12 +43,22 @@ class BinnedLabelSummary(Summary):
     invalid: float
 
     def __add__(self, other: BinnedLabelSummary) -> BinnedLabelSummary:
-        bins, position = np.unique(np.append(self.bins, other.bins), return_inverse=True)
-        return BinnedLabelSummary(
-            bins, weight_sums(position, np.append(self.positives, other.positives), len(bins)),
-            weight_sums(position, np.append(self.negatives, other.negatives), len(bins)),
-            self.missing_positives + other.missing_positives, self.missing_negatives + other.missing_negatives,
-            self.invalid + other.invalid)
+        return BinnedLabelSummary.sum_of((self, other))
+
+    @classmethod
+    def sum_of(cls, parts: Sequence[BinnedLabelSummary]) -> BinnedLabelSummary:
+        """All of them."""
+        bins, grid, rest = _grid(parts)
+        return _from_grid(bins, grid.sum(0), rest.sum(0))
+
+    @classmethod
+    def sums_without_each(cls, parts: Sequence[BinnedLabelSummary]) -> list[BinnedLabelSummary]:
+        """For every part, all of the others; laid out over the same bins once."""
+        bins, grid, rest = _grid(parts)
+        there = grid.sum(1) > 0
+        several = there.sum(0)
+        return [_from_grid(bins[several > there[i]], others[:, several > there[i]], other)
+                for i, (others, other) in enumerate(zip(sums_of_others(grid), sums_of_others(rest), strict=True))]
 
     @property
     def count(self) -> float:
@@ -70,16 +81,12 @@ class BinnedLabelSummary(Summary):
     def rate_auc(self) -> float:
         """AUC of the label rate of the value's bin, missing values being a bin: also finds relations that rise and fall.
 
-        Each row's rate is computed without it; see `CrosstabSummary.target_auc`.
+        Each pair's rates are computed without it; see `CrosstabSummary.target_auc`.
 
         Raises:
             Unavailable: The label has one class only.
         """
-        negatives = np.append(self.negatives, self.missing_negatives)
-        positives = np.append(self.positives, self.missing_positives)
-        counts = np.column_stack([negatives, positives, np.zeros(len(positives))])
-        rows = tuple(str(value) for value in self.bins)
-        return CrosstabSummary(rows, ("0", "1"), counts, len(rows) + 1, 2).target_auc()
+        return target_auc(np.append(self.positives, self.missing_positives), np.append(self.negatives, self.missing_negatives))
 
     @property
     def best_auc(self) -> float:
@@ -118,16 +125,48 @@ class BinnedLabel(Stat[BinnedLabelSummary]):
         return BinnedLabelSummary(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0), 0.0, 0.0, 0.0)
 
     def summarize(self, batch: Batch, weight: Weights = None) -> BinnedLabelSummary:
+        return self.summarize_buckets(batch, np.zeros(batch.rows, dtype=np.int64), 1, weight)[0]
+
+    def summarize_buckets(self, batch: Batch, which: NDArray[np.int64], buckets: int, weight: Weights = None) -> list[BinnedLabelSummary]:
+        """For every bucket the summary of its rows: values are binned once for all of them."""
         x, y = batch.numbers(self.column), batch.numbers(self.label)
         w = np.ones(len(x)) if weight is None else weight
-        labelled = ((y == 0) | (y == 1)) & (w > 0)
-        invalid = float(w[~((y == 0) | (y == 1))].sum())
-        x, y, w = x[labelled], y[labelled], w[labelled]
+        labelled = (y == 0) | (y == 1)
+        invalid = weight_sums(which[~labelled], w[~labelled], buckets)
+        used = labelled & (w > 0)
+        x, y, w, which = x[used], y[used], w[used], which[used]
         known = ~np.isnan(x)
-        bins, position = np.unique(_bin_of(x[known], self.detail), return_inverse=True)
-        yes, no = w * y, w * (1 - y)
-        return BinnedLabelSummary(bins, weight_sums(position, yes[known], len(bins)), weight_sums(position, no[known], len(bins)),
-                                  float(yes[~known].sum()), float(no[~known].sum()), invalid)
+        bins, position = _distinct(_bin_of(x[known], self.detail), self.detail)
+        # per bucket and class a row of bins, the last one for missing values
+        place = np.full(len(x), len(bins), dtype=np.int64)
+        place[known] = position
+        width = len(bins) + 1
+        grid = weight_sums((which * 2 + y.astype(np.int64)) * width + place, w, buckets * 2 * width).reshape(buckets, 2, width)
+        found = []
+        for (no, yes), bad in zip(grid, invalid, strict=True):
+            some = (no[:-1] + yes[:-1]) > 0
+            found.append(BinnedLabelSummary(bins[some], yes[:-1][some], no[:-1][some], float(yes[-1]), float(no[-1]), float(bad)))
+        return found
+
+
+def _grid(parts: Sequence[BinnedLabelSummary]) -> tuple[Ints, Floats, Floats]:
+    """All bins, ascending; positives and negatives of every part, shape (parts, 2, bins); what is in no bin, shape (parts, 3)."""
+    bins = np.unique(np.concatenate([part.bins for part in parts]))
+    grid = np.zeros((len(parts), 2, len(bins)))
+    for i, part in enumerate(parts):
+        grid[i][:, np.searchsorted(bins, part.bins)] = part.positives, part.negatives
+    return bins, grid, np.array([(part.missing_positives, part.missing_negatives, part.invalid) for part in parts])
+
+
+def _from_grid(bins: Ints, grid: Floats, rest: Floats) -> BinnedLabelSummary:
+    return BinnedLabelSummary(bins, grid[0], grid[1], float(rest[0]), float(rest[1]), float(rest[2]))
+
+
+def _distinct(bins: Ints, detail: int) -> tuple[Ints, Ints]:
+    """The bins that occur, ascending, and the position of each row's; by counting, as there are few."""
+    lowest = -(_LARGEST - _SMALLEST + 1) * 2**detail
+    occurs = np.bincount(bins - lowest, minlength=1 - 2 * lowest) > 0
+    return np.flatnonzero(occurs) + lowest, (np.cumsum(occurs) - 1)[bins - lowest]
 
 
 def _bin_of(x: Floats, detail: int) -> Ints:

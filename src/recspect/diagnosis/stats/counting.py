@@ -29,14 +29,16 @@ def sum_by_name(names: Sequence[str], counts: Floats) -> tuple[list[str], Floats
     return order, weight_sums(np.array([position[name] for name in names], dtype=np.int64), counts, len(order))
 
 
-def kept_names(names: Sequence[str], capacity: int) -> NDArray[np.bool_] | None:
+def kept_names(names: Sequence[str], capacity: int, *, hashes: NDArray[np.uint64] | None = None) -> NDArray[np.bool_] | None:
     """Which names have the `capacity` smallest hashes, or None where all fit. Shape (names,).
 
     The rule depends on the set of names only, so adding in any order keeps the same ones, each with its whole count.
+    `hashes` are those of the names, where they are known already.
     """
     if len(names) <= capacity:
         return None
-    hashes = hash_values(np.array(names, dtype=object))
+    if hashes is None:
+        hashes = hash_values(np.array(names, dtype=object))
     keep = np.zeros(len(names), dtype=bool)
     keep[np.argsort(hashes, kind="stable")[:capacity]] = True
     return keep

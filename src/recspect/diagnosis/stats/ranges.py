@@ -95,9 +95,10 @@ class GroupRanges(Stat[GroupRangesSummary]):
         used = np.flatnonzero(w > 0)
         column = batch.categories(self.by)
         codes = column.codes[used] + 1
-        present, position = np.unique(codes, return_inverse=True)
-        if not len(present):
+        if not len(codes):
             return self.zero()
+        occurs = np.bincount(codes, minlength=len(column.values) + 1) > 0
+        present, position = np.flatnonzero(occurs), (np.cumsum(occurs) - 1)[codes]
         named = ["" if code == 0 else category_name(column.values[code - 1]) for code in present]
         names = sorted(set(named))
         place = {name: i for i, name in enumerate(names)}
