@@ -65,3 +65,15 @@ def chromium() -> str:
         if found := shutil.which(name):
             return found
     pytest.skip("no Chromium on this machine")
+
+
+@pytest.fixture(scope="session")
+def diagnosed_run(tmp_path_factory):
+    """A small run of a synthetic world with findings.json and report.html: the source of what the tests of sinks send."""
+    from recspect.examining.runs import examine_run
+    from recspect.training.run import Run
+    from sink_samples import small_table, trained_run
+
+    run = trained_run(tmp_path_factory.mktemp("runs") / "small-run")
+    examine_run(run.folder, data=small_table()[0], sample_rows=1000)
+    return Run.open(run.folder)

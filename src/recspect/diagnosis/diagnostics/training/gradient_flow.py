@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recspect.diagnosis.diagnostic import Diagnostic, Needs, Scope
+from recspect.diagnosis.diagnostics.training.depth import Stack, stacks
 from recspect.diagnosis.diagnostics.training.steps import nonfinite_values, total_by_step
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.evidence import Bars, Curve, Line
@@ -59,6 +60,8 @@ class GradientFlow(Diagnostic):
                 answers.append(self._nonfinite(*bad))
             elif norms:
                 answers.append(self._bursts(*total_by_step(target.get_summary(NORM))))
+                if not stats:  # a log without the model: the norms of alike layers by depth are the next best
+                    answers += [self._by_depth(stack) for stack in stacks(target.get_summary(NORM))]
         known = [answer for answer in answers if answer is not None]
         if not known:
             raise Unavailable("too few rows or steps with gradients", hint=f"{FEWEST_ROWS} rows or {FEWEST_STEPS} sampled steps are needed")
@@ -102,6 +105,27 @@ class GradientFlow(Diagnostic):
                              remedies=(Remedy(code="change_activation", text="Use ReLU, GELU or SiLU instead of sigmoid or tanh."),
                                        Remedy(code="fewer_layers", text="Use fewer layers, or residual connections."),
                                        Remedy(code="add_normalisation", text="Put a normalisation layer before each activation.")))
+
+    def _by_depth(self, stack: Stack) -> Finding | None:
+        if len(stack.ratios) < FEWEST_STEPS:
+            return None
+        low, middle, high = (float(value) for value in np.quantile(stack.ratios, (0.1, 0.5, 0.9)))
+        verdict = Verdict.FAIL if high < VANISHING_RATIO else Verdict.WARN if middle < VANISHING_RATIO else Verdict.PASS
+        first, last = stack.names[0], stack.names[-1]
+        seen = (f"the gradient norm of {first} is {middle:.1e} times that of {last} (median of {len(stack.ratios):,} sampled steps; {low:.1e} to "
+                f"{high:.1e} in 80% of them)")
+        claim = f"The gradient reaches the first layer: {seen}." if verdict is Verdict.PASS else f"The gradient all but vanishes on its way to {first}: {seen}."
+        return self._finding(
+            verdict, claim, Estimate(value=middle, unit="gradient norm of the first layer over the last", n=len(stack.ratios), of="steps"),
+            place=Place() if verdict is Verdict.PASS else Place(kind="layer", name=first),
+            threshold=f"FAIL where 90% of the sampled steps lie below {VANISHING_RATIO:g}, WARN where half do", limit=VANISHING_RATIO,
+            evidence=Bars(title="How large is the gradient at each layer, input side first?", unit="log10 of the gradient norm", names=stack.names,
+                          values=tuple(float(np.log10(max(norm, 1e-30))) for norm in stack.medians), caption=f"{len(stack.ratios):,} sampled steps"),
+            meaning="Layers that get no gradient stay as they were initialised.",
+            causes=("a deep stack of sigmoid or tanh layers", "dead ReLU layers above", "weights too small at the start"),
+            remedies=(Remedy(code="change_activation", text="Use ReLU, GELU or SiLU instead of sigmoid or tanh."),
+                      Remedy(code="fewer_layers", text="Use fewer layers, or residual connections."),
+                      Remedy(code="add_normalisation", text="Put a normalisation layer before each activation.")))
 
     def _bursts(self, steps: NDArray[np.int64], norms: NDArray[np.float64]) -> Finding | None:
         if len(steps) < FEWEST_STEPS:
