@@ -62,7 +62,8 @@ COMMANDS = {
     "doctor": {"RUN", "--eval", "--subject"},
     "report": {"RUN", "--format", "--out"},
     "schema init": {"DATA", "--out"},
-    "train": {"DATA", "--dataset", "--epochs", "--label", "--model", "--resume", "--run-dir", "--runs", "--schema", "--seed"},
+    "send": {"RUN", "--to"},
+    "train": {"DATA", "--dataset", "--epochs", "--label", "--model", "--resume", "--run-dir", "--runs", "--schema", "--seed", "--to"},
 }
 
 

@@ -37,6 +37,8 @@ class Format(StrEnum):
 
 FormatOption = Annotated[Format, typer.Option("--format", help="text for people, json for programs, html for a page")]
 SliceOption = Annotated[list[str] | None, typer.Option("--slice", help="judge these rows apart: 'country=DE, age>=30' (repeatable)")]
+ToOption = Annotated[list[str] | None, typer.Option("--to", help="tensorboard:DIR, wandb:DIR, mlflow:sqlite:///FILE, "
+                                                    "visdom:http://HOST:PORT (repeatable)")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="write to this file instead of the terminal")]
 
 
@@ -72,30 +74,37 @@ def train(data: Annotated[Path | None, typer.Argument(help="table: Parquet, CSV,
           seed: Annotated[int, typer.Option(help="of weights, order of rows and random splits")] = 0,
           runs: Annotated[Path, typer.Option(help="folder of run directories")] = Path("runs"),
           run_dir: Annotated[Path | None, typer.Option(help="this run's own folder")] = None,
-          resume: Annotated[Path | None, typer.Option(help="go on with this run directory")] = None) -> None:
+          resume: Annotated[Path | None, typer.Option(help="go on with this run directory")] = None, to: ToOption = None) -> None:
     """Train a built-in recommender and write a run directory."""
+    sinks = _live(to)
     if resume is not None:
-        folder = _resume(resume)
+        folder = _resume(resume, sinks)
     else:
         folder = _train(runs=runs, dataset=dataset, data=data, schema_file=schema, label=label, model=model, epochs=epochs, seed=seed,
-                        run_dir=run_dir)
+                        run_dir=run_dir, sinks=sinks)
+    for sink in sinks:
+        _err.print(f"{sink.sink.name}: {sink.failure or sink.sink.where}", markup=False, highlight=False, soft_wrap=True)
     print(folder)  # noqa: T201 - the answer, for a pipe
     _err.print(f"Next: [bold]recspect diagnose {folder}[/bold]")
 
 
 @app.command()
-def diagnose(run: Annotated[Path | None, typer.Argument(help="run directory, or a scored table")] = None,
+def diagnose(run: Annotated[Path | None, typer.Argument(help="run directory, TensorBoard event files, or a scored table")] = None,
              subject: Annotated[str, typer.Option(help="file.py:function that returns a torch module or a recspect Subject")] = "",
              train_table: Annotated[Path | None, typer.Option("--train", help="training (or reference) table")] = None,
              eval_table: Annotated[Path | None, typer.Option("--eval", help="held-out (or current) table")] = None,
              schema: Annotated[Path | None, typer.Option(help="schema file")] = None, slices: SliceOption = None,
              output: FormatOption = Format.TEXT, out: OutOption = None) -> None:
-    """Examine a run, your own model, or a scored table alone."""
+    """Examine a run, your own model, a scored table alone, or TensorBoard event files."""
     chosen = _slices(slices)
     if run is not None and (run / "run.json").is_file():
         report = _examined(run, chosen)
+    elif run is not None and schema is None and _holds_events(run):
+        from recspect.examining.event_files import examine_events
+
+        report = examine_events(run)
     elif run is not None and run.is_dir() and schema is None:
-        raise UsageError(f"{run} is a folder without run.json", hint="give a run directory, or a table with --schema FILE")
+        raise UsageError(f"{run} is a folder without run.json", hint="give a run directory, TensorBoard event files, or a table with --schema FILE")
     else:
         report = _from_tables(run, subject, train_table, eval_table, schema, chosen)
     _show(report, output, out)
@@ -113,6 +122,17 @@ def report(run: Annotated[Path, typer.Argument(help="run directory or findings J
     _show(Report.read(path), output, target)
     if target is not None:
         _err.print(f"wrote {target}")
+
+
+@app.command()
+def send(run: Annotated[Path, typer.Argument(help="run directory")], to: ToOption = None) -> None:
+    """Show a run in TensorBoard, Weights & Biases, MLflow or Visdom."""
+    from recspect.sinks.sending import send_to
+
+    if not to:
+        raise UsageError("send needs to know where", hint=f"recspect send {run} --to tensorboard:logs")
+    for where in send_to(run, to):
+        print(where)  # noqa: T201 - the answer
 
 
 @app.command()
@@ -188,7 +208,7 @@ def _fail(message: str, hint: str) -> NoReturn:
 
 
 def _train(*, runs: Path, dataset: str, data: Path | None, schema_file: Path | None, label: str | None, model: str, epochs: int,
-           seed: int, run_dir: Path | None) -> Path:
+           seed: int, run_dir: Path | None, sinks: tuple[Any, ...] = ()) -> Path:
     from recspect.diagnosis.source import read
     from recspect.drafting import validate
     from recspect.errors import MissingExtraError
@@ -222,21 +242,33 @@ def _train(*, runs: Path, dataset: str, data: Path | None, schema_file: Path | N
     folder = run_dir or new_folder(runs, dataset or (data.stem if data else "run"))
     config = TrainingConfig(model=ModelConfig(name=model), maximum_epochs=epochs, seed=seed)
     with _progress() as tell:
-        run = run_training(source, schema, config, folder, reference=reference, command=_command(), progress=tell)
+        run = run_training(source, schema, config, folder, reference=reference, command=_command(), progress=tell, sinks=sinks)
     for figures in run.epochs:
         _err.print("  ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in figures.items()),
                    highlight=False)
     return folder
 
 
-def _resume(folder: Path) -> Path:
+def _live(targets: list[str] | None) -> tuple[Any, ...]:
+    if not targets:
+        return ()
+    from recspect.sinks.live import live
+
+    return live(targets)
+
+
+def _resume(folder: Path, sinks: tuple[Any, ...] = ()) -> Path:
     from recspect.examining.runs import open_data
     from recspect.training.loop import resume
     from recspect.training.run import Run
 
     with _progress() as tell:
-        resume(folder, open_data(Run.open(folder).record["data"]), progress=tell)
+        resume(folder, open_data(Run.open(folder).record["data"]), progress=tell, sinks=sinks)
     return folder
+
+
+def _holds_events(path: Path) -> bool:
+    return ".tfevents." in path.name or (path.is_dir() and next(path.rglob("*.tfevents.*"), None) is not None)
 
 
 def _examined(folder: Path, slices: tuple[Any, ...]) -> Report:
