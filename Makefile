@@ -11,16 +11,25 @@ ARGS   ?=
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test test-frameworks lint bench clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## */  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 24
 
 demo: $(VENV)/.train  ## train a recommender on real data, look inside, write the report
 	@env -u OMP_NUM_THREADS $(VENV)/bin/recspect demo $(ARGS)
 
 test: lint  ## lint, types, import walls, then all tests
 	@$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
+
+# Frameworks whose dependencies cannot share one environment: each has its own under .venvs, with recspect in it.
+FRAMEWORKS := torch-rechub recbole fuxictr
+
+test-frameworks: $(FRAMEWORKS:%=.venvs/%/.ready)  ## models of RecBole, FuxiCTR, torch-rechub, TorchRec and Keras, each in its environment
+	@.venvs/torch-rechub/bin/python -m pytest -q tests/frameworks/test_torch_rechub.py tests/frameworks/test_torchrec.py tests/frameworks/test_keras.py \
+	  tests/frameworks/test_onnx.py
+	@.venvs/recbole/bin/python -m pytest -q tests/frameworks/test_recbole.py
+	@.venvs/fuxictr/bin/python -m pytest -q tests/frameworks/test_fuxictr.py
 
 lint: $(VENV)/.test  ## ruff, mypy on the engine, import walls
 	@$(VENV)/bin/ruff check .
@@ -31,7 +40,7 @@ bench: $(VENV)/.bench  ## measure us against a peer: make bench NAME=ig
 	@$(PY) bench/run.py $(NAME)
 
 clean:  ## remove the virtual environment and what the tools left
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache dist
+	rm -rf $(VENV) .venvs .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache dist
 
 # ------------------------------------------------------------------ set-up
 
@@ -53,6 +62,16 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(PY)
 	@echo "Installing recspect with PyTorch and the test tools into $(VENV); the first time takes a few minutes."
 	@$(call install,train$(comma)test$(comma)lint)
 	@touch $@ $(VENV)/.train
+
+.venvs/%/.ready: tests/frameworks/%.txt pyproject.toml
+	@echo "Building an environment with $* in .venvs/$*; this takes some minutes."
+	@test -x .venvs/$*/bin/python || $(PYTHON) -m venv .venvs/$*
+	@.venvs/$*/bin/python -m pip install --disable-pip-version-check --quiet --progress-bar off torch==2.13.0 -r $<
+	@if [ -f tests/frameworks/$*-bare.txt ]; then .venvs/$*/bin/python -m pip install --disable-pip-version-check --quiet \
+	  --progress-bar off --no-deps -r tests/frameworks/$*-bare.txt; fi
+	@.venvs/$*/bin/python -m pip install --disable-pip-version-check --quiet --progress-bar off -r tests/frameworks/with-recspect.txt
+	@.venvs/$*/bin/python -m pip install --disable-pip-version-check --quiet --progress-bar off --no-deps -e .
+	@touch $@
 
 $(VENV)/.bench: pyproject.toml constraints.txt | $(PY)
 	@echo "Installing recspect and what it is measured against into $(VENV)."

@@ -1,12 +1,13 @@
 """RecBole: one fused table with offsets for all fields, its own Interaction, logits from forward and probabilities from predict."""
 
+import contextlib
 import os
 
 import numpy as np
 import pytest
 import torch
 
-recbole = pytest.importorskip("recbole", reason="RecBole is not in this environment: make test-frameworks builds one that has it")
+pytest.importorskip("recbole", reason="RecBole is not in this environment: make test-frameworks builds one that has it")
 
 from movielens import FIELDS
 
@@ -26,15 +27,16 @@ def trained(name, folder, settings):
     from recbole.data import create_dataset, data_preparation
     from recbole.utils import get_model, get_trainer, init_seed
 
-    config = Config(model=name, dataset="ml-100k", config_dict={
-        "checkpoint_dir": str(folder), "show_progress": False, "state": "ERROR", "use_gpu": False, "seed": 2020, **settings})
-    init_seed(2020, reproducibility=True)
-    data = create_dataset(config)
-    train, validation, test = data_preparation(config, data)
-    model = get_model(name)(config, train._dataset)
-    trainer = get_trainer(config["MODEL_TYPE"], name)(config, model)
-    trainer.fit(train, validation, saved=False, show_progress=False)
-    return model, train, test, trainer
+    with contextlib.chdir(folder):  # RecBole logs into the current folder
+        config = Config(model=name, dataset="ml-100k", config_dict={
+            "checkpoint_dir": str(folder), "show_progress": False, "state": "ERROR", "use_gpu": False, "seed": 2020, **settings})
+        init_seed(2020, reproducibility=True)
+        data = create_dataset(config)
+        train, validation, test = data_preparation(config, data)
+        model = get_model(name)(config, train._dataset)
+        trainer = get_trainer(config["MODEL_TYPE"], name)(config, model)
+        trainer.fit(train, validation, saved=False, show_progress=False)
+        return model, train, test, trainer
 
 
 CONTEXT = {"load_col": {"inter": ["user_id", "item_id", "rating"], "user": ["user_id", "age", "gender", "occupation"],
