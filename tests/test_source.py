@@ -479,3 +479,13 @@ def test_unreadable_csv(tmp_path):
 def test_two_columns_of_one_name():
     with _raises("columns of the same name: 'a'", "rename"):
         read(pa.table([[1], [2]], names=["a", "a"]))
+
+
+def test_yes_and_no_in_a_csv_stay_as_they_are_written(tmp_path):
+    """A schema says `positive = "yes"`; the same table as Parquet holds these words too."""
+    (tmp_path / "calls.csv").write_text("y,default,known,flag\nyes,T,true,1\nno,F,false,0\nyes,,True,1\n")
+    batch = next(read(tmp_path / "calls.csv").batches())
+    assert batch.categories("y").decode().tolist() == ["yes", "no", "yes"]
+    assert sorted(batch.categories("default").values) == ["F", "T"]
+    assert batch.numbers("known").tolist() == [1, 0, 1]
+    assert batch.numbers("flag").tolist() == [1, 0, 1]

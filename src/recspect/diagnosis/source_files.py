@@ -19,7 +19,7 @@ from recspect.diagnosis import source_arrow
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.source import ROWS, Source, require_request
 from recspect.diagnosis.source_arrow import as_lazy
-from recspect.diagnosis.source_query import literal, open_connection, stream
+from recspect.diagnosis.source_query import literal, open_connection, quoted, stream
 from recspect.errors import DataError, listing
 
 Form = Literal["parquet", "feather", "csv"]
@@ -292,7 +292,8 @@ def _csv_types(paths: Sequence[Path], name: str) -> tuple[tuple[str, str], ...]:
     connection = open_connection()
     try:
         relation = connection.sql(f"SELECT * FROM {_scan(paths, f'sample_size={sample}, ')}")  # noqa: S608 - built from literals
-        types = tuple((column, str(kind)) for column, kind in zip(relation.columns, relation.types, strict=True))
+        kinds = {column: str(kind) for column, kind in zip(relation.columns, relation.types, strict=True)}
+        types = tuple({**kinds, **_words(connection, paths, [column for column, kind in kinds.items() if kind == "BOOLEAN"])}.items())
         if relation.limit(1).fetchone() is None:
             raise source_arrow.no_rows(name)
     except duckdb.Error as error:
@@ -300,6 +301,15 @@ def _csv_types(paths: Sequence[Path], name: str) -> tuple[tuple[str, str], ...]:
     finally:
         connection.close()
     return types
+
+
+def _words(connection: duckdb.DuckDBPyConnection, paths: Sequence[Path], columns: Sequence[str]) -> dict[str, str]:
+    """Columns taken for true and false that say it in other words: yes and no stay as they are written, for a schema names them so."""
+    if not columns:
+        return {}
+    asked = ", ".join(f"bool_and(lower({quoted(column)}) IN ('true', 'false'))" for column in columns)
+    plain = connection.sql(f"SELECT {asked} FROM {_scan(paths, 'all_varchar=true, skip=0, ')}").fetchone()  # noqa: S608 - built from literals
+    return {column: "VARCHAR" for column, as_written in zip(columns, plain or (), strict=True) if as_written is False}
 
 
 def _unreadable_csv(name: str, error: Exception) -> DataError:
