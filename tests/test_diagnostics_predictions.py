@@ -161,6 +161,44 @@ def test_the_slice_whose_scores_belong_to_other_rows_is_found(seed):
     assert {name for name in found if found[name] is not Verdict.PASS} == {"city=c7"}
 
 
+def missed_users(seed, rows=6000, users=150):
+    """A model that is right on average but knows no user: the rows of a city are those of a dozen users."""
+    rng = np.random.default_rng(seed)
+    user, taste = rng.integers(0, users, rows), rng.normal(0, 1, users)
+    item = rng.normal(0, 0.6, rows)
+    among = sigmoid(-1.5 + np.linspace(-4, 4, 200)[:, None] + rng.normal(0, 1, 4000)).mean(1)
+    return {"user": user, "city": np.array([f"c{c}" for c in rng.integers(0, 12, users)])[user], "tab": rng.integers(0, 4, rows),
+            "click": (rng.random(rows) < sigmoid(-1.5 + taste[user] + item)).astype(float), "@score": np.interp(item, np.linspace(-4, 4, 200), among)}
+
+
+def test_users_that_the_model_does_not_know_are_no_bad_slices():
+    """With rows taken as independent 52 of 60 such tables alarmed."""
+    alarms = sum(not is_quiet(diagnose(WorstSlices(), SCHEMA, missed_users(seed))) for seed in range(30))
+    assert alarms <= 4  # q < 0.05 allows 1.5 of 30; above 4 has a probability of 2%
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_one_slice_under_two_names_is_one_finding(seed):
+    table = world(seed)
+    table["@score"] = np.where(table["city"] == "c5", table["@score"] * 0.4, table["@score"])
+    schema = dataclasses.replace(SCHEMA, fields=(*SCHEMA.fields, Field(name="region")))
+    table["region"] = np.array([f"r{name[1:]}" for name in table["city"]])
+    (finding,) = [f for f in diagnose(WorstSlices(), schema, table) if f.verdict is not Verdict.PASS]
+    assert finding.place.name == "city=c5"
+    assert "(the same rows as region=r5)" in finding.claim
+
+
+def test_a_crossing_that_is_off_is_named_though_its_fields_are_not():
+    found = []
+    for seed in range(10):
+        table = world(seed)
+        inside = (table["city"] == "c5") & (table["tab"] == 2)
+        table["@score"] = np.where(inside, table["@score"] * 0.4, table["@score"])
+        found.append({name for name, verdict in verdicts(diagnose(WorstSlices(), SCHEMA, table)).items() if verdict is not Verdict.PASS})
+    assert sum("city=c5,tab=2" in names for names in found) >= 8
+    assert sum(len(names - {"city=c5,tab=2", "city=c5"}) > 0 for names in found) <= 2
+
+
 def test_healthy_slices_seldom_alarm():
     alarms = sum(not is_quiet(diagnose(WorstSlices(), SCHEMA, world(seed, rows=6000))) for seed in range(40))
     assert alarms <= 5  # q < 0.05 allows 2 of 40; above 5 has a probability of 1%

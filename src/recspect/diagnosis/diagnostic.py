@@ -13,6 +13,8 @@ Columns that probes add and that stats may ask for (all begin with '@'):
     @baseline:popular ...       scores of honest baselines
     @attribution:f @reliance:f  contribution of field f to the logit (signed, size), on a sample of rows
     @usefulness:f               loss reduction attributed to field f, nats
+    @conductance:f:l            flow of field f through every neuron of layer l (logits), a matrix; with the model after an epoch
+                                this and the two above carry its name: @conductance:f:l:epoch-1
     @completeness_error @explained
     @activation:l               activations of layer l, a matrix; @gradient_norm:l its loss gradient per row
     @row:f                      table row(s) that field f reads
@@ -27,10 +29,11 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from recspect.diagnosis.finding import Finding, Verdict
+from recspect.diagnosis.multiplicity import Check, p_limit
 from recspect.diagnosis.slice import ALL, Slice
 from recspect.diagnosis.stat import Bucketed, Stat
 from recspect.diagnosis.tally import Key, Tally
@@ -53,6 +56,8 @@ class Scope:
         fields: Fields that enter the model.
         cluster_name: What `@cluster` is in words: "users" or "rows".
         buckets: Number of jackknife buckets.
+        p_limit: Largest p-value that is an alarm, over all checks of the run; `judge` sets it.
+        checks: How many checks that was taken over.
     """
 
     schema: Schema
@@ -65,6 +70,8 @@ class Scope:
     fields: tuple[str, ...] = ()
     cluster_name: str = "rows"
     buckets: int = 50
+    p_limit: float = 0.0
+    checks: int = 0
 
     def bucketed(self, stat: Stat[Any]) -> Bucketed:
         """The stat in buckets of whole users, for intervals."""
@@ -164,6 +171,21 @@ class Diagnostic(ABC):
         """
 
 
+@runtime_checkable
+class NullCalibrated(Protocol):
+    """A diagnostic that makes comparisons whose chance is known when nothing is wrong.
+
+    Its `judge` calls nothing an alarm whose p-value is above `scope.p_limit`, which is taken over the checks of all diagnostics.
+    """
+
+    def checks(self, target: Tally, reference: Tally, scope: Scope) -> Sequence[Check]:
+        """Every comparison made, from totals alone.
+
+        Raises:
+            Unavailable: The totals cannot say.
+        """
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a set of diagnostics needs together, each total once.
@@ -208,6 +230,7 @@ def plan(diagnostics: Sequence[Diagnostic], scope: Scope) -> Plan:
 
 def judge(planned: Plan, target: Tally, reference: Tally, scope: Scope) -> list[Finding]:
     """All findings: of the diagnostics that answer, and UNKNOWN with the reason of those that cannot."""
+    scope = with_p_limit(planned, target, reference, scope)
     findings = list(planned.unknown)
     for diagnostic in planned.answering:
         try:
@@ -215,6 +238,18 @@ def judge(planned: Plan, target: Tally, reference: Tally, scope: Scope) -> list[
         except Unavailable as reason:
             findings.append(unknown_finding(diagnostic, reason))
     return findings
+
+
+def with_p_limit(planned: Plan, target: Tally, reference: Tally, scope: Scope) -> Scope:
+    """The scope with what is unlikely by chance among all null-calibrated checks of the run."""
+    checks: list[Check] = []
+    for diagnostic in planned.answering:
+        if isinstance(diagnostic, NullCalibrated):
+            try:
+                checks.extend(diagnostic.checks(target, reference, scope))
+            except Unavailable:  # it will say so itself
+                continue
+    return replace(scope, p_limit=p_limit(checks), checks=len(checks))
 
 
 def unknown_finding(diagnostic: Diagnostic, reason: Unavailable) -> Finding:

@@ -1,7 +1,8 @@
 """What all diagnostics share: when a number is a FAIL, a WARN or a PASS, how numbers are written, how many rows are enough.
 
 FAIL only when the whole interval is beyond the fail threshold, so that chance alone does not stop a release. WARN when the value
-is beyond it, or the interval is beyond a milder threshold. Too few rows is UNKNOWN, never a verdict.
+is beyond it, or the interval is beyond a milder threshold. Too few rows is UNKNOWN, never a verdict. Comparisons of many things at
+once are corrected for their number over the whole run: `recspect.diagnosis.multiplicity`.
 """
 
 from __future__ import annotations
@@ -9,8 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from statistics import NormalDist
-
-import numpy as np
 
 from recspect.diagnosis.diagnostic import Scope
 from recspect.diagnosis.estimate import Estimate, significant_digits
@@ -72,31 +71,17 @@ def with_normal_interval(value: float, error: float, *, unit: str, n: int, of: s
     return Estimate(value=value, low=value - reach, high=value + reach, unit=unit, n=n, of=of, level=level)
 
 
-def two_sided_p(z: float) -> float:
-    """Probability of a standard normal number at least this far from 0."""
-    return 2 * NormalDist().cdf(-abs(z))
+def two_sided_p(z: float, freedom: int | None = None) -> float:
+    """Probability of a standard normal number at least this far from 0, or of a Student t one of so many degrees of freedom.
 
-
-def q_values(p_values: Sequence[float]) -> list[float]:
-    """Benjamini-Hochberg adjusted p-values, in the order given. Source: Benjamini and Hochberg 1995."""
-    p = np.asarray(p_values, dtype=np.float64)
-    if not len(p):
-        return []
-    order = np.argsort(p, kind="stable")
-    adjusted = p[order] * len(p) / np.arange(1, len(p) + 1)
-    out = np.empty(len(p))
-    out[order] = np.minimum(np.minimum.accumulate(adjusted[::-1])[::-1], 1.0)
-    return [float(value) for value in out]
-
-
-def spread_of_positives(variance_if_right: float, positives: float, rows: float, ratio: float) -> float:
-    """Standard deviation of a slice's number of positives.
-
-    From the scores, sum of p (1 - p), where these are about right over all rows (`ratio` of predicted to observed within 10%
-    of 1); else from the slice's own rate, which is wider but does not believe the scores.
+    Student's t by Wallace 1959, within 5% of the probability from 9 degrees of freedom on.
     """
-    believed = abs(ratio - 1) <= 0.1
-    return math.sqrt(max(variance_if_right if believed else positives * (1 - positives / rows), 1e-12))
+    size = abs(z)
+    if freedom is not None:
+        if freedom < 1:
+            return 1.0
+        size = (8 * freedom + 1) / (8 * freedom + 3) * math.sqrt(freedom * math.log1p(z * z / freedom))
+    return math.erfc(size / math.sqrt(2))
 
 
 # ---------------------------------------------------------------------- enough to say something

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recspect.diagnosis.diagnostic import Diagnostic, Needs, Scope
 from recspect.diagnosis.diagnostics.policy import (
@@ -14,25 +15,24 @@ from recspect.diagnosis.diagnostics.policy import (
     number,
     percent,
     plural,
-    q_values,
     require_classes,
-    spread_of_positives,
-    two_sided_p,
-    with_normal_interval,
     worst,
 )
+from recspect.diagnosis.diagnostics.predictions.slices import LEAST_BUCKETS, Judged, Part, judge_parts
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.evidence import Bars, Curve, Line
 from recspect.diagnosis.finding import Finding, Place, Remedy, Verdict
-from recspect.diagnosis.slice import Slice
-from recspect.diagnosis.stat import Bucketed, jackknife
+from recspect.diagnosis.jackknife import BucketedSummary, jackknife
+from recspect.diagnosis.multiplicity import Check
+from recspect.diagnosis.stat import Bucketed
+from recspect.diagnosis.stats.outcomes import POSITIVE, ROWS, Outcomes
 from recspect.diagnosis.stats.score_label import ScoreLabel, ScoreLabelSummary
 from recspect.diagnosis.tally import Tally
 from recspect.errors import Unavailable
 
 OFF_WARN, OFF_FAIL = 0.03, 0.10
-CURVE_FAIL = 0.10
-SLICE_OFF, SLICE_ROWS = 0.10, 100
+CURVE_FAIL, CURVE_GROUPS = 0.10, 10
+SLICE_OFF, SLICE_ROWS, SLICE_POSITIVES = 0.10, 100, 10
 
 
 class Calibration(Diagnostic):
@@ -41,15 +41,15 @@ class Calibration(Diagnostic):
     code = "predictions.calibration"
     question = "Do predicted and observed positives agree, over all rows, along the scores, and in the declared slices?"
     sources = ("Kumar et al. 2019, Verified Uncertainty Calibration", "Brocker and Smith 2007, Increasing the Reliability of Reliability Diagrams",
-               "Benjamini and Hochberg 1995")
+               "Benjamini and Hochberg 1995", "Cameron, Gelbach and Miller 2008, Bootstrap-Based Improvements for Inference with Clustered Errors")
 
     def needs(self, scope: Scope) -> Needs:
         """The scores against the label: overall, on training rows where scored, and in each declared slice."""
         scope.require_binary()
         scope.require_target("@score", "@label", "@cluster")
         overall = _overall(scope)
-        slices = [(s, ScoreLabel(detail=2)) for s in scope.slices if set(s.columns) <= scope.target]
-        base = Needs.of(target=[overall], reference=[overall] if set(overall.columns) <= scope.reference else [])
+        slices = [(s, _sliced(scope)) for s in scope.slices if set(s.columns) <= scope.target]
+        base = Needs.of(target=[overall, *([_sliced(scope)] if slices else [])], reference=[overall] if set(overall.columns) <= scope.reference else [])
         return Needs(target=(*base.target, *slices), reference=base.reference)
 
     def judge(self, target: Tally, reference: Tally, scope: Scope) -> Iterable[Finding]:
@@ -65,8 +65,8 @@ class Calibration(Diagnostic):
             contrast = jackknife([summary, trained], lambda t: t[0].calibration_ratio / t[1].calibration_ratio, n=int(total.count),
                                  unit="calibration ratio, held-out / train")
         verdict = worst([_ratio_verdict(ratio), Verdict.PASS if contrast is None else _ratio_verdict(contrast)])
-        rows = total.reliability(10)
-        error, chance, debiased = _calibration_error(rows)
+        rows = total.reliability(CURVE_GROUPS)
+        error, chance, debiased = _calibration_error(rows, _residuals(summary, len(rows)))
         curve_off = error > chance and math.sqrt(max(debiased, 0.0)) > CURVE_FAIL * total.base_rate
         if curve_off:
             verdict = worst([verdict, Verdict.WARN])
@@ -91,55 +91,63 @@ class Calibration(Diagnostic):
             evidence=(_curve(rows),))
         yield from self._slices(target, scope, total)
 
+    def checks(self, target: Tally, reference: Tally, scope: Scope) -> Sequence[Check]:  # noqa: ARG002 - the slices of one side
+        """Every declared slice against all rows."""
+        return [j.checks(SLICE_OFF, math.inf)[0] for j in _judged_slices(target, scope)[0]]
+
     def _slices(self, target: Tally, scope: Scope, total: ScoreLabelSummary) -> Iterable[Finding]:
-        found: list[tuple[Slice, ScoreLabelSummary, float]] = []
-        small = []
-        for slice_ in scope.slices:
-            if not target.has(ScoreLabel(detail=2), slice_):
-                continue
-            part = target.get_summary(ScoreLabel(detail=2), slice_)
-            if part.count < SLICE_ROWS or part.positive < 5 or not part.variance_sum:
-                small.append(f"{slice_} ({plural(part.count, 'row')}, {part.positive:,.0f} positive)")
-                continue
-            expected = part.predicted / total.calibration_ratio
-            spread = spread_of_positives(part.variance_sum, part.positive, part.count, total.calibration_ratio)
-            found.append((slice_, part, (part.positive - expected) / spread))
+        found, small = _judged_slices(target, scope)
         if not found:
             if small:
                 raise Unavailable(f"too few rows to judge calibration in {names(small)}")
             return
-        adjusted = q_values([two_sided_p(z) for _, _, z in found])
-        estimates = [_slice_ratio(part) for _, part, _ in found]
         bars = Bars(title="In which slices do predictions and outcomes disagree?", unit="predicted / observed positives",
-                    names=tuple(str(s) for s, *_ in found), values=tuple(e.value for e in estimates),
-                    low=tuple(e.low or 0.0 for e in estimates), high=tuple(e.high or 0.0 for e in estimates), reference=1.0,
-                    caption=f"{plural(len(found), 'declared slice')}; the verdict corrects for their number and for the overall ratio")
+                    names=tuple(j.part.name for j in found), values=tuple(j.ratio.value for j in found),
+                    low=tuple(j.ratio.low or 0.0 for j in found), high=tuple(j.ratio.high or 0.0 for j in found), reference=1.0,
+                    caption=f"{plural(len(found), 'declared slice')}; the verdict corrects for the number of checks and for the overall ratio")
         off = 0
-        for (slice_, part, _), q, estimate in zip(found, adjusted, estimates, strict=True):
-            relative = estimate.value / total.calibration_ratio - 1
-            if q < 0.05 and abs(relative) > SLICE_OFF:
+        for j in found:
+            if j.checks(SLICE_OFF, math.inf)[0].counted <= scope.p_limit:
                 off += 1
                 yield Finding(
-                    code=self.code, verdict=Verdict.WARN, place=Place(kind="slice", name=str(slice_)), estimate=estimate, evidence=(bars,),
-                    neutral=total.calibration_ratio, limit=total.calibration_ratio * (1 + SLICE_OFF), concerns=part.count / total.count,
-                    claim=f"In {slice_} the model predicts {percent(abs(relative))} {'more' if relative > 0 else 'fewer'} positives than over all rows: "
-                          f"ratio {between(estimate, 3)} against {number(total.calibration_ratio, 3)}, {part.count:,.0f} rows.",
-                    threshold=f"WARN when more than {percent(SLICE_OFF, 0)} off the overall ratio and unlikely by chance among {len(found)} slices (q < 0.05)",
+                    code=self.code, verdict=Verdict.WARN, place=Place(kind="slice", name=j.part.name), estimate=j.ratio, evidence=(bars,),
+                    neutral=total.calibration_ratio, limit=total.calibration_ratio * (1 + SLICE_OFF), concerns=j.rows / total.count,
+                    claim=f"In {j.part.name} the model predicts {percent(abs(j.off))} {'more' if j.off > 0 else 'fewer'} positives than over all rows: "
+                          f"ratio {between(j.ratio, 3)} against {number(total.calibration_ratio, 3)}, {j.rows:,} rows.",
+                    threshold=f"WARN when more than {percent(SLICE_OFF, 0)} off the overall ratio and unlikely by chance among the {scope.checks:,} checks of "
+                              "the run (q < 0.05)",
                     meaning="The group is over- or underserved: its items or users get more or less than their outcomes deserve.",
                     causes=("no field tells the group apart", "the group is rare in training", "a field is broken for this group"),
                     remedies=(Remedy(code="add_field", text="Give the model a field that tells the group apart."),
                               Remedy(code="recalibrate", text="Calibrate the group separately.")), sources=self.sources)
         if not off:
-            largest = max(estimates, key=lambda e: abs(math.log(max(e.value, 1e-9))))
+            largest = max((j.ratio for j in found), key=lambda e: abs(math.log(max(e.value, 1e-9))))
+            start = "The declared slice is not" if len(found) == 1 else f"None of {len(found)} declared slices is"
             yield Finding(code=self.code, verdict=Verdict.PASS, estimate=largest, evidence=(bars,), sources=self.sources,
-                          claim=f"{'The declared slice is not' if len(found) == 1 else f'None of {len(found)} declared slices is'} off after correction for their number; the furthest has a ratio of "
-                                f"{between(largest, 3)}." + (f" Too small to judge: {names(small)}." if small else ""))
+                          claim=f"{start} off after correction for the number of checks; the furthest has a ratio of {between(largest, 3)}."
+                                + (f" Too small to judge: {names(small)}." if small else ""))
 
 
-def _limit(verdict: Verdict, ratio: Estimate) -> float:
-    """The ratio that decided; the value itself (no distance) where the ratio did not decide."""
-    off = OFF_FAIL if verdict is Verdict.FAIL else OFF_WARN
-    return 1 + off if abs(ratio.value - 1) > off else ratio.value
+def _sliced(scope: Scope) -> Outcomes:
+    return Outcomes(buckets=scope.buckets)
+
+
+def _judged_slices(target: Tally, scope: Scope) -> tuple[list[Judged], list[str]]:
+    """The declared slices against all rows, and those that are too small to judge."""
+    stat, parts, small = _sliced(scope), [], []
+    for slice_ in scope.slices:
+        if not target.has(stat, slice_):
+            continue
+        sums = target.get_summary(stat, slice_).total
+        rows, positive = sums[:, ROWS].sum(), sums[:, POSITIVE].sum()
+        if rows < SLICE_ROWS or positive < SLICE_POSITIVES or (sums[:, ROWS] > 0).sum() < LEAST_BUCKETS:
+            small.append(f"{slice_} ({plural(rows, 'row')}, {positive:,.0f} positive)")
+        else:
+            parts.append(Part(name=str(slice_), sums=sums, fields=slice_.columns))
+    if not parts:
+        return [], small
+    total = target.get_summary(stat).total
+    return judge_parts(parts, [[total]] * len(parts), total), small
 
 
 def _overall(scope: Scope) -> Bucketed:
@@ -153,16 +161,30 @@ def _ratio_verdict(ratio: Estimate) -> Verdict:
     return Verdict.WARN if off else Verdict.PASS
 
 
-def _slice_ratio(part: ScoreLabelSummary) -> Estimate:
-    """Predicted over observed with the binomial error of the observed."""
-    return with_normal_interval(part.calibration_ratio, part.calibration_ratio * math.sqrt(part.variance_sum) / max(part.predicted, 1e-12),
-                                unit="predicted / observed positives", n=int(part.count))
+def _limit(verdict: Verdict, ratio: Estimate) -> float:
+    """The ratio that decided; the value itself (no distance) where the ratio did not decide."""
+    off = OFF_FAIL if verdict is Verdict.FAIL else OFF_WARN
+    return 1 + off if abs(ratio.value - 1) > off else ratio.value
 
 
-def _calibration_error(rows: list[tuple[float, float, float]]) -> tuple[float, float, float]:
+def _residuals(summary: BucketedSummary, groups: int) -> NDArray[np.float64]:
+    """Observed less predicted positives per bucket of users and group of the reliability curve, centred; shape (buckets, groups)."""
+    total: ScoreLabelSummary = summary.total
+    weight = total.positives + total.negatives
+    share = (np.cumsum(weight) - weight / 2) / weight.sum()
+    group = np.minimum((share * CURVE_GROUPS).astype(int), CURVE_GROUPS - 1)
+    place = np.searchsorted(np.unique(group[weight > 0]), group).clip(max=groups - 1)
+    residuals = np.array([np.bincount(place, part.positives - part.score_sums, groups) for part in summary.parts if part.count])
+    centred: NDArray[np.float64] = residuals - residuals.mean(0)
+    return centred
+
+
+def _calibration_error(rows: list[tuple[float, float, float]], residuals: NDArray[np.float64]) -> tuple[float, float, float]:
     """Mean |observed - predicted| over groups, its 99% level for right probabilities, and the debiased mean square.
 
-    For right probabilities |observed - predicted| of a group is half-normal with deviation sqrt(p (1 - p) / n).
+    The level is the larger of two. For independent outcomes |observed - predicted| of a group is half-normal with deviation
+    sqrt(p (1 - p) / n). For outcomes of the same users the residuals of whole buckets are given random signs (wild cluster bootstrap,
+    Cameron, Gelbach and Miller 2008).
     """
     weight, score, rate = (np.array(column) for column in zip(*rows, strict=True))
     share = weight / weight.sum()
@@ -170,8 +192,13 @@ def _calibration_error(rows: list[tuple[float, float, float]]) -> tuple[float, f
     deviation = np.sqrt(score * (1 - score) / weight)
     mean = float((share * deviation).sum() * math.sqrt(2 / math.pi))
     spread = float(np.sqrt((share**2 * deviation**2).sum() * (1 - 2 / math.pi)))
-    debiased = float((share * ((rate - score) ** 2 - rate * (1 - rate) / np.maximum(weight - 1, 1))).sum())
-    return error, mean + 2.33 * spread, debiased
+    variance, chance = rate * (1 - rate) / np.maximum(weight - 1, 1), mean + 2.33 * spread
+    if len(residuals) >= LEAST_BUCKETS:
+        signs = np.random.default_rng(0).choice([-1.0, 1.0], (1000, len(residuals)))
+        drawn = (np.abs(signs @ residuals) / weight.sum()).sum(1)
+        chance = max(chance, float(np.quantile(drawn, 0.99)))
+        variance = np.maximum(variance, len(residuals) / (len(residuals) - 1) * (residuals**2).sum(0) / weight**2)
+    return error, chance, float((share * ((rate - score) ** 2 - variance)).sum())
 
 
 def _curve(rows: list[tuple[float, float, float]]) -> Curve:
