@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from recspect.errors import RecspectError, UsageError, listing
+from recspect import exits
+from recspect.errors import UsageError
+from recspect.files import require_writable, write_bytes
 from recspect.schema import Schema
 
 if TYPE_CHECKING:
@@ -97,7 +98,12 @@ def diagnose(run: Annotated[Path | None, typer.Argument(help="run directory, Ten
              output: FormatOption = Format.TEXT, out: OutOption = None) -> None:
     """Examine a run, your own model, a scored table alone, or TensorBoard event files."""
     chosen = _slices(slices)
+    if out is not None:
+        require_writable(out)
     if run is not None and (run / "run.json").is_file():
+        if subject or train_table or eval_table or schema:
+            raise UsageError(f"{run} is a run directory, which needs no --subject, --train, --eval or --schema",
+                             hint=f"recspect diagnose {run}")
         report = _examined(run, chosen)
     elif run is not None and schema is None and _holds_events(run):
         from recspect.examining.event_files import examine_events
@@ -118,6 +124,8 @@ def report(run: Annotated[Path, typer.Argument(help="run directory or findings J
     from recspect.diagnosis.finding import Report
 
     path = run / "findings.json" if run.is_dir() else run
+    if out is not None:
+        require_writable(out)
     target = out if out is not None else (path.with_name("report.html") if output is Format.HTML else None)
     _show(Report.read(path), output, target)
     if target is not None:
@@ -164,47 +172,24 @@ def schema_init(data: Annotated[Path, typer.Argument(help="table: Parquet, CSV, 
     from recspect.diagnosis.source import read
     from recspect.drafting import draft_text
 
+    if out is not None and out.is_file():
+        raise UsageError(f"{out} exists already", hint="choose another name, or remove it first")
+    if out is not None:
+        require_writable(out)
     text = draft_text(read(data))
     if out is None:
         print(text, end="")  # noqa: T201 - the answer, for a pipe
     else:
-        if out.exists():
-            raise UsageError(f"{out} exists already", hint="choose another name, or remove it first")
-        out.write_text(text, encoding="utf-8")
+        write_bytes(out, text.encode())
         _err.print(f"wrote {out}; correct it, then: recspect train {data} --schema {out}")
 
 
 def main() -> NoReturn:
     """Entry point: errors that a user can mend are told without a traceback, with exit 2."""
-    try:
-        app(standalone_mode=False)
-    except RecspectError as error:
-        _fail(error.message, error.hint)
-    except KeyboardInterrupt:
-        _err.print("\nInterrupted. A training can go on: recspect train --resume RUN")
-        sys.exit(130)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
-    except Exception as error:
-        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # wrong use, told by typer
-            _fail(error.format_message(), "recspect --help")
-        if type(error).__name__ == "Abort":
-            sys.exit(130)
-        _err.print_exception()  # a fault of ours; not exit 1, which means a FAIL finding
-        _err.print("This is a fault of recspect, not yours. Please report it with the lines above.")
-        sys.exit(70)
-    sys.exit(0)
+    exits.run(app, _err)
 
 
 # ---------------------------------------------------------------------- details
-
-
-def _fail(message: str, hint: str) -> NoReturn:
-    _err.print("[bold red]error:[/bold red]", end=" ")
-    _err.print(message, markup=False, highlight=False, soft_wrap=True)
-    if hint:
-        _err.print(f"hint:  {hint}", markup=False, highlight=False, soft_wrap=True)
-    sys.exit(2)
 
 
 def _train(*, runs: Path, dataset: str, data: Path | None, schema_file: Path | None, label: str | None, model: str, epochs: int,
@@ -228,6 +213,7 @@ def _train(*, runs: Path, dataset: str, data: Path | None, schema_file: Path | N
             raise UsageError("a table needs a schema", hint=f"recspect schema init {data} --out schema.toml")
         source, schema = read(data), Schema.read(schema_file)
         reference = {"kind": "file", "path": str(data.resolve())}
+    require_writable(run_dir or runs, folder=True)
     if label:
         schema = schema.with_label(label)
     validate(schema, source, need=("label",))
@@ -262,6 +248,9 @@ def _resume(folder: Path, sinks: tuple[Any, ...] = ()) -> Path:
     from recspect.training.loop import resume
     from recspect.training.run import Run
 
+    if Run.open(folder).status == "finished":
+        _err.print(f"{folder} is finished: nothing is left to train", highlight=False, soft_wrap=True)
+        return folder
     with _progress() as tell:
         resume(folder, open_data(Run.open(folder).record["data"]), progress=tell, sinks=sinks)
     return folder
@@ -280,45 +269,38 @@ def _examined(folder: Path, slices: tuple[Any, ...]) -> Report:
 
 def _from_tables(table: Path | None, subject: str, train_table: Path | None, eval_table: Path | None, schema_file: Path | None,
                  slices: tuple[Any, ...]) -> Report:
+    from recspect.diagnosis.source import read
+    from recspect.drafting import validate
     from recspect.examining.examination import examine, examine_table
 
-    target = eval_table or table
+    target: Any = eval_table or table
     if target is None:
         raise UsageError("nothing to examine", hint="give a run directory, or --eval TABLE with --schema FILE")
+    if table is not None and (subject or eval_table):
+        raise UsageError(f"{table} was given beside {'--subject' if subject else '--eval'}: which table is to be examined?",
+                         hint="recspect diagnose --subject file.py:function --train TABLE --eval TABLE --schema FILE")
     if schema_file is None:
         raise UsageError("a table needs a schema", hint=f"recspect schema init {target} --out schema.toml")
     schema = Schema.read(schema_file)
+    target = read(target, name=str(target))
+    reference = None if train_table is None else read(train_table, name=str(train_table))
     with _saying() as say:
         if subject:
-            return examine(_subject(subject, schema), target, schema, reference=train_table, slices=slices, say=say,
+            for rows in filter(None, (target, reference)):
+                validate(schema.with_roles(score=None), rows)
+            return examine(_subject(subject, schema), target, schema, reference=reference, slices=slices, say=say,
                            provenance={"command": _command()})
         if schema.score is None:
             raise UsageError("the schema names no score column, and no model was given",
                              hint='add score = "..." under [roles], or give --subject file.py:function')
-        return examine_table(target, schema, reference=train_table, slices=slices, say=say,
+        return examine_table(target, schema, reference=reference, slices=slices, say=say,
                              provenance={"command": _command()})
 
 
 def _subject(spec: str, schema: Schema | None = None) -> Any:
-    """Load `file.py:function` and wrap what it returns."""
-    from recspect.diagnosis.subject import Subject, TorchSubject
+    from recspect.examining.subject_file import load_subject
 
-    path, _, function = spec.partition(":")
-    if not function or not Path(path).is_file():
-        raise UsageError(f"--subject {spec!r}: expected file.py:function of an existing file", hint="--subject model.py:load")
-    module_spec = importlib.util.spec_from_file_location("recspect_subject", path)
-    assert module_spec is not None
-    assert module_spec.loader is not None
-    module = importlib.util.module_from_spec(module_spec)
-    sys.path.insert(0, str(Path(path).resolve().parent))
-    module_spec.loader.exec_module(module)
-    if not hasattr(module, function):
-        names = [name for name in vars(module) if callable(getattr(module, name)) and not name.startswith("_")]
-        raise UsageError(f"{path} has no function {function!r}; it has {listing(names)}")
-    built = getattr(module, function)()
-    if isinstance(built, Subject):
-        return built
-    return TorchSubject(built, fields=schema.field_names if schema else ())
+    return load_subject(spec, schema)
 
 
 def _slices(texts: list[str] | None) -> tuple[Any, ...]:
@@ -346,7 +328,7 @@ def _show(found: Report, output: Format, out: Path | None) -> None:
             return
         text = render(found)
     if out is not None:
-        out.write_text(text + "\n", encoding="utf-8")
+        write_bytes(out, f"{text}\n".encode("utf-8", "backslashreplace"))
     else:
         print(text)  # noqa: T201 - the answer, for a pipe
 

@@ -175,7 +175,7 @@ class Report:
         Raises:
             RunError: Not a findings file, or of a newer version.
         """
-        if content.get("format") != "recspect-findings":
+        if not isinstance(content, Mapping) or content.get("format") != "recspect-findings":
             raise RunError("this is not a recspect findings file (no 'format': 'recspect-findings')",
                            hint="recspect diagnose RUN --format json writes one")
         if content.get("version") != FINDINGS_FORMAT:
@@ -184,12 +184,12 @@ class Report:
         try:
             return cls(
                 findings=tuple(_finding(entry) for entry in content["findings"]),
-                provenance=content.get("provenance", {}),
+                provenance=dict(content.get("provenance", {})),
                 overview=tuple(_evidence(entry) for entry in content.get("overview", ())),
-                title=content.get("title", ""),
+                title=str(content.get("title", "")),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise RunError(f"the findings file is damaged: {error}",
+            raise RunError(f"the findings file is damaged: {type(error).__name__}: {error}",
                            hint="run `recspect diagnose` again") from None
 
     @classmethod
@@ -203,7 +203,7 @@ class Report:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise RunError(f"no findings at {path}", hint="recspect diagnose RUN writes them") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RunError(f"{path} is not JSON: {error}", hint="run `recspect diagnose` again") from None
         return cls.from_mapping(content)
 

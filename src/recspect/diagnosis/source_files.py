@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import glob
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +16,7 @@ import duckdb
 import narwhals as nw
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from recspect.diagnosis import source_arrow
 from recspect.diagnosis.batch import Batch
@@ -54,6 +57,8 @@ def files(paths: Sequence[Path], *, name: str = "", engine: str = "auto") -> Fil
         raise DataError(f"files of several forms: {listing(sorted({file.suffix for file in found}))}",
                         hint="read one form at a time, for example with the pattern 'folder/*.parquet'")
     for file in found:
+        if not os.access(file, os.R_OK):
+            raise DataError(f"cannot read {file}: no right to read it", hint="chmod +r, or ask who owns it")
         if file.stat().st_size == 0:
             raise DataError(f"{file} is empty (0 bytes)", hint="write it again; was its export interrupted?")
     name = name or paths[0].name or str(paths[0])
@@ -162,7 +167,7 @@ class Files(Source):
     def _arrow_tables(self, wanted: Sequence[str], rows: int) -> Iterator[pa.Table]:
         try:
             # Without pre_buffer=False a scan holds the whole file: 1.9 GB against 0.1 GB here, and is slower.
-            reading = ds.ParquetFragmentScanOptions(pre_buffer=False) if self.form == "parquet" else None
+            reading = ds.ParquetFragmentScanOptions(pre_buffer=False, page_checksum_verification=True) if self.form == "parquet" else None
             scanner = self._dictionaries().scanner(columns=list(wanted), batch_size=rows, batch_readahead=2,
                                                    fragment_readahead=1, fragment_scan_options=reading)
             for batch in scanner.to_batches():
@@ -182,16 +187,27 @@ class Files(Source):
 
 def damaged(name: object, error: Exception) -> DataError:
     """The error for a file whose bytes are not what its ending says."""
-    reason = str(error).split("\n")[0].rstrip(".")
-    return DataError(f"{name} is damaged or cut short: {reason}",
+    return DataError(f"{name} is damaged or cut short: {_reason(error)}",
                      hint="copy or export the file again; a file that is still being written cannot be read")
+
+
+def _reason(error: Exception) -> str:
+    """What Arrow says, without the chain of what it was doing when it found out."""
+    return str(error).split("\n")[0].rsplit("?: ", 1)[-1].rstrip(".")
 
 
 # ---------------------------------------------------------------------- which files
 
 
 def _expand(path: Path) -> list[Path]:
-    path = path.expanduser()
+    try:
+        return _found(path.expanduser())
+    except (OSError, ValueError, RuntimeError) as error:  # no right to look there, or a name that no file can have
+        raise DataError(f"cannot read {str(path)[:200]}: {getattr(error, 'strerror', None) or error}",
+                        hint="check the path, and the right to read it") from None
+
+
+def _found(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
@@ -259,7 +275,12 @@ def _schema(paths: Sequence[Path], form: Form, base: Path | None) -> pa.Schema:
     schemas = []
     for path in paths:
         try:
+            if form == "parquet":
+                source_arrow.require_distinct_names(pq.read_schema(path).names, name=str(path))
             schemas.append(_dataset([path], form, base, None).schema)
+        except pa.ArrowNotImplementedError as error:
+            raise DataError(f"{path} has a column of a type that cannot be read: {_reason(error)}",
+                            hint="write it again with numbers of up to 64 bits, texts, times or lists of these") from None
         except (OSError, pa.ArrowInvalid) as error:
             raise damaged(path, error) from error
     names = set(schemas[0].names)
@@ -291,9 +312,12 @@ def _csv_types(paths: Sequence[Path], name: str) -> tuple[tuple[str, str], ...]:
     sample = -1 if size <= SNIFFED_BYTES else 1_000_000
     connection = open_connection()
     try:
-        relation = connection.sql(f"SELECT * FROM {_scan(paths, f'sample_size={sample}, ')}")  # noqa: S608 - built from literals
+        # Without skip=0 lines before one with more fields would be taken for a preamble, and dropped.
+        relation = connection.sql(f"SELECT * FROM {_scan(paths, f'sample_size={sample}, skip=0, ')}")  # noqa: S608 - built from literals
         kinds = {column: str(kind) for column, kind in zip(relation.columns, relation.types, strict=True)}
         types = tuple({**kinds, **_words(connection, paths, [column for column, kind in kinds.items() if kind == "BOOLEAN"])}.items())
+        if len(types) == 1 and any(sign in types[0][0] for sign in ",;\t|"):
+            raise _ragged(paths, name)
         if relation.limit(1).fetchone() is None:
             raise source_arrow.no_rows(name)
     except duckdb.Error as error:
@@ -301,6 +325,22 @@ def _csv_types(paths: Sequence[Path], name: str) -> tuple[tuple[str, str], ...]:
     finally:
         connection.close()
     return types
+
+
+def _ragged(paths: Sequence[Path], name: str) -> DataError:
+    """The error for lines with unlike numbers of fields, with the first such line where it can be told."""
+    for path in paths:
+        with suppress(UnicodeDecodeError, csv.Error), path.open(encoding="utf-8", newline="") as file:
+            first = file.readline()
+            file.seek(0)
+            rows = csv.reader(file, delimiter=max(",;\t|", key=first.count))
+            expected = len(next(rows))
+            for row in rows:
+                if row and len(row) != expected:
+                    return DataError(f"{name} cannot be read as CSV: line {rows.line_num:,} of {path.name} has {len(row)} fields, "
+                                     f"the first line has {expected}", hint="correct or remove that line; was the export interrupted?")
+    return DataError(f"{name} cannot be read as CSV: its lines have unlike numbers of fields",
+                     hint="write it again with one separator, or convert it to Parquet")
 
 
 def _words(connection: duckdb.DuckDBPyConnection, paths: Sequence[Path], columns: Sequence[str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recspect.diagnosis.batch import Batch, Ragged
+from recspect.diagnosis.users_code import users_code
 from recspect.errors import MissingExtraError, SubjectError, listing
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ class ScoreSubject(Subject):
         self.name = name
 
     def score(self, batch: Batch) -> NDArray[np.float64]:
-        return as_scores(self._score(batch), batch.rows)
+        with users_code(f"the scoring function of {self.name}", hint="it is called with a batch and must return one score per row"):
+            scores = self._score(batch)
+        return as_scores(scores, batch.rows)
 
 
 class TorchSubject(Subject):
@@ -91,7 +94,7 @@ class TorchSubject(Subject):
 
         self.model = _unwrapped(model, torch)
         self.name = name or type(self.model).__name__
-        self.encode = encode or default_encode(tuple(fields))
+        self.encoding = encode or default_encode(tuple(fields))
         self.forward = forward or (lambda module, inputs: module(inputs))
         self.fields = tuple(fields)
         self.declared_sites = dict(sites or {})
@@ -100,6 +103,20 @@ class TorchSubject(Subject):
         self._sites: Sites | None = None
 
     # ------------------------------------------------------------------ running
+
+    def encode(self, batch: Batch) -> Inputs:
+        """What the model takes for these rows.
+
+        Raises:
+            SubjectError: The function that was given raises.
+        """
+        with users_code(f"the encode function of {self.name}", hint="it is called with a batch and must return the model's inputs"):
+            return self.encoding(batch)
+
+    def _output(self, inputs: Inputs) -> torch.Tensor:
+        with users_code(f"the model {self.name}",
+                        hint="are all ids of these rows below the size of their tables, no field missing, and the fields those of the model?"):
+            return self.forward(self.model, inputs)
 
     def undisturbed(self) -> AbstractContextManager[list[str]]:
         """A context in which the model may be run and differentiated; see `recspect.diagnosis.lookups.undisturbed`."""
@@ -112,7 +129,7 @@ class TorchSubject(Subject):
         """One recorded (or replayed) forward pass; call inside `undisturbed`."""
         from recspect.diagnosis.lookups import run
 
-        return run(lambda: self.forward(self.model, inputs), self._names, stack, replay=replay,
+        return run(lambda: self._output(inputs), self._names, stack, replay=replay,
                    keep_activations=keep_activations)
 
     def replayed(self, inputs: Inputs, stack: list[str], values: Sequence[torch.Tensor],
@@ -120,13 +137,13 @@ class TorchSubject(Subject):
         """Output and activations where the lookups give these values, fit for torch.func; call inside `undisturbed`."""
         from recspect.diagnosis.lookups import replayed
 
-        return replayed(lambda: self.forward(self.model, inputs), self._names, stack, values)
+        return replayed(lambda: self._output(inputs), self._names, stack, values)
 
     def score(self, batch: Batch) -> NDArray[np.float64]:
         import torch
 
         with self.undisturbed(), torch.no_grad():
-            output = self.forward(self.model, self.encode(batch))
+            output = self._output(self.encode(batch))
         return as_scores(output, batch.rows)
 
     # ------------------------------------------------------------------ structure
@@ -179,12 +196,22 @@ def as_scores(output: Any, rows: int) -> NDArray[np.float64]:
         SubjectError: Another number of scores than rows.
     """
     if hasattr(output, "detach"):
-        output = output.detach().float().cpu().numpy()
-    scores = np.asarray(output, dtype=np.float64).reshape(-1)
+        output = output.detach().cpu()
+        output = (output if output.is_complex() else output.float()).numpy()
+    try:
+        scores = np.asarray(output).astype(np.float64, casting="same_kind").reshape(-1)
+    except (TypeError, ValueError):
+        raise SubjectError(f"the model returned {_kind_of(output)}, expected one number per row",
+                           hint="return a tensor or an array of probabilities") from None
     if len(scores) != rows:
         raise SubjectError(f"the model returned {len(scores)} scores for {rows} rows",
                            hint="return one score per row; name the task of a multi-task model")
     return scores
+
+
+def _kind_of(output: Any) -> str:
+    kind = getattr(output, "dtype", None)
+    return type(output).__name__ if kind is None else f"{type(output).__name__} of {kind}"
 
 
 def _unwrapped(model: Any, torch: Any) -> Any:

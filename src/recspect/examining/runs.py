@@ -28,6 +28,9 @@ def open_data(reference: Mapping[str, Any]) -> Source:
         RunError: The run was trained on data in memory, which is gone.
     """
     kind = reference.get("kind")
+    place = reference.get({"dataset": "name", "file": "path"}.get(str(kind), ""))
+    if kind in ("dataset", "file") and not isinstance(place, str):
+        raise RunError(f"the run does not say where its {kind} is", hint="restore run.json, or train anew")
     if kind == "dataset":
         from recspect.datasets import load
 
@@ -122,6 +125,7 @@ def lists_of(subject: TorchSubject, train: Batch, test: Batch, run: Run) -> Batc
         items = catalogue(train, schema)
         users = audience(test, schema, users=max(50, min(LIST_USERS, LIST_PAIRS // max(1, items.rows))))
         lists = make_lists(subject.score, users, items, schema, k=LIST_LENGTH, exclude=train)
-        return list_table(lists, train, schema)
+        table = list_table(lists, train, schema)
     except DataError:  # a field that is in neither table: no lists, and the list questions stay UNKNOWN
         return None
+    return table if table.rows else None  # no user has an item left to be shown

@@ -158,7 +158,7 @@ class NumberEncoder:
         known = numbers[np.isfinite(numbers)]
         if field.scaling == "log":
             known = _log(known)
-        mean, deviation = (float(known.mean()), float(known.std())) if len(known) else (0.0, 1.0)
+        mean, deviation = _mean_and_deviation(known) if len(known) else (0.0, 1.0)
         # A constant of any size has a deviation of rounding noise, which must not be divided by.
         constant = deviation <= 1e-12 * max(1.0, abs(mean))
         return cls(field, mean, 1.0 if constant else deviation, len(known) < len(numbers))
@@ -353,3 +353,10 @@ def _matrix(field: Field, column: Column, width: int | None) -> NDArray[np.float
         raise DataError(f"field {field.name!r}: vectors of width {width} in training, {matrix.shape[1]} here",
                         hint="encode these rows with the encoder of training")
     return matrix
+
+
+def _mean_and_deviation(values: Array) -> tuple[float, float]:
+    """Also of values whose squares or sum no float holds, such as 1e300 where a code for "missing" was meant."""
+    largest = float(np.abs(values).max())
+    unit = largest if largest > 1e100 else 1.0
+    return float((values / unit).mean() * unit), float((values / unit).std() * unit)

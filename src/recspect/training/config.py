@@ -61,7 +61,8 @@ class TrainingConfig:
         for name, least in (("maximum_epochs", 1), ("patience_epochs", 1), ("batch_rows", 1), ("observe_every", 0),
                             ("histograms_every", 0)):
             if getattr(self, name) < least:
-                raise UsageError(f"training settings: {name} is {getattr(self, name)}, expected {least} or more")
+                raise UsageError(f"training settings: {name} is {getattr(self, name)}, expected {least} or more",
+                                 hint=f"use {least} or more")
         for name in ("learning_rate", "table_learning_rate"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"training settings: {name} is {getattr(self, name)}, expected more than 0")
@@ -72,6 +73,8 @@ class TrainingConfig:
             if not 0 < getattr(self, name) < 1:
                 raise UsageError(f"training settings: {name} is {getattr(self, name)}, expected between 0 and 1",
                                  hint="rows are needed to train on, to stop by and to judge by")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"training settings: seed is {self.seed}, expected 0 to 2**63 - 1", hint="use a small number such as 0")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise UsageError(f"training settings: clip_norm is {self.clip_norm}, expected more than 0 or None")
         for name, choices in (("select_by", (None, "auc", "loss")), ("split", ("auto", "time", "random")),

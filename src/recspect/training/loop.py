@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from torch import nn
 
 from recspect.diagnosis.mirror import Mirror
 from recspect.diagnosis.observing import Observer
-from recspect.errors import RunError
+from recspect.errors import RecspectError, RunError
 from recspect.features import FeatureTransform
 from recspect.models import ModelConfig
+from recspect.models.build import model_class
 from recspect.schema import Label, Schema
 from recspect.training.config import TrainingConfig
 from recspect.training.epoch import Machine, make_optimisers, one_epoch
@@ -99,6 +101,7 @@ def train(
     transform = FeatureTransform.fit(schema, tables.train)
     parts = tables.encode(schema, transform)
     config = replace(config, model=_with_output(config.model, schema.label, parts[0]))
+    model_class(config.model)  # a name that no model has is told before a folder is made
     folder = Path(run_dir) if run_dir is not None else new_folder("runs", name or schema.name or "run")
     run = Run.create(folder, schema=schema, transform=transform, config=config, data=reference or {"kind": "memory"},
                      data_fingerprint=tables.fingerprint, split=tables.split, command=command)
@@ -144,7 +147,8 @@ def _recorded(run: Run, parts: tuple[Part, Part, Part], progress: Callable[[Prog
         status = "finished"
     except BaseException as error:
         reason = str(error) or type(error).__name__
-        Run.open(run.folder).updated(status="interrupted", reason=reason)
+        with suppress(RecspectError):  # where the disk is full even this fails, and the first error is the one to tell
+            Run.open(run.folder).updated(status="interrupted", reason=reason)
         raise
     finally:
         for sink in sinks:

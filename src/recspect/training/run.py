@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 from torch import nn
 
 from recspect.diagnosis.observing import HISTOGRAMS, STEPS
-from recspect.errors import RecspectError, RunError
+from recspect.errors import RecspectError, RunError, listing
 from recspect.features import FeatureTransform, InputSize
+from recspect.files import require_writable
 from recspect.models import ModelConfig, build
 from recspect.schema import Schema
 from recspect.training.config import TrainingConfig, known
@@ -69,6 +70,9 @@ class Run:
         missing = [key for key in ("id", "status", "model", "inputs", "training", "label", "metrics") if key not in record]
         if missing:
             raise RunError(f"{folder / 'run.json'} is damaged: it lacks {missing}", hint="train anew, or restore the file")
+        wrong = _wrong_parts(record)
+        if wrong:
+            raise RunError(f"{folder / 'run.json'} is damaged: {listing(wrong)} hold what no run holds", hint="train anew, or restore the file")
         return cls(folder, record)
 
     @classmethod
@@ -80,6 +84,7 @@ class Run:
             RunError: The folder already holds a run.
         """
         folder = Path(folder)
+        require_writable(folder, folder=True)
         if (folder / "run.json").exists():
             raise RunError(f"{folder} already holds a run", hint="choose another folder, or resume that run")
         folder.mkdir(parents=True, exist_ok=True)
@@ -150,7 +155,11 @@ class Run:
 
     def untrained_model(self) -> nn.Module:
         """The model with fresh weights, from `run.json` alone."""
-        return build(self.config.model, [InputSize(**size) for size in self.record["inputs"]])
+        try:
+            sizes = [InputSize(**size) for size in self.record["inputs"]]
+        except TypeError as error:
+            raise RunError(f"{self.folder / 'run.json'} is damaged: inputs: {error}", hint="train anew, or restore the file") from None
+        return build(self.config.model, sizes)
 
     def load_model(self, epoch: int | Literal["best", "last"] = "best") -> nn.Module:
         """The model with the weights at the end of an epoch, in evaluation mode, on the CPU.
@@ -189,6 +198,25 @@ class Run:
             return pq.read_table(path).cast(schema)
         except (pa.ArrowException, OSError) as error:
             raise RunError(f"{path} is damaged: {error}", hint="train anew, or remove the file") from None
+
+
+def _wrong_parts(record: Mapping[str, Any]) -> list[str]:
+    """Keys of `run.json` whose values have not the type that a run writes."""
+    metrics = record["metrics"]
+    epochs = metrics.get("epochs") if isinstance(metrics, Mapping) else None
+    done, best = record.get("epochs_done"), record.get("best_epoch")
+    sound = {
+        "status": record["status"] in ("running", "finished", "interrupted"),
+        "model": isinstance(record["model"], Mapping),
+        "training": isinstance(record["training"], Mapping),
+        "inputs": isinstance(record["inputs"], list) and all(isinstance(size, Mapping) for size in record["inputs"]),
+        "metrics": isinstance(epochs, list) and all(isinstance(row, Mapping) and isinstance(row.get("epoch"), int) for row in epochs),
+        "epochs_done": isinstance(done, int) and isinstance(epochs, list) and done == len(epochs),
+        "best_epoch": best is None or isinstance(best, int),
+        "data": isinstance(record.get("data"), Mapping),
+        "data_fingerprint": isinstance(record.get("data_fingerprint"), str),
+    }
+    return [key for key, holds in sound.items() if not holds]
 
 
 def checkpoint(folder: Path, epoch: int) -> Path:
