@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from xml.etree import ElementTree as ET
 
 import altair as alt
 import numpy as np
@@ -26,7 +27,8 @@ from recspect.diagnosis.evidence import (
 from recspect.report import bounds, charts
 from recspect.report.bounds import bounded
 from recspect.report.chapters import stage_of
-from recspect.report.palette import DARK, LIGHT, as_variables
+from recspect.report.palette import DARK, LIGHT, as_variables, hues
+from recspect.report.stills import still
 from recspect.report.tables import table
 from report_samples import evidence_of_every_kind, kuairand_like_report
 
@@ -316,3 +318,38 @@ def test_overview_evidence_finds_its_chapter():
     stages = [stage_of(e) for e in kuairand_like_report().overview]
     assert stages == ["data", "features", "features", "training", "embeddings", "predictions", "predictions", "predictions", "recommendations"]
     assert stage_of(replace(ORDINARY["reasons"], title="?")) == "run"
+
+
+# ---------------------------------------------------------------------- stills
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_a_still_is_a_well_formed_element_of_known_parts(name):
+    svg = still(charts.spec(EVERYTHING[name], palette=as_variables(), width="container", title=False), prefix="a-")
+    root = ET.fromstring(svg)
+    assert root.get("width") == "560"
+    assert {element.tag for element in root.iter()} <= {"svg", "g", "path", "text", "tspan", "line", "rect", "circle", "defs", "clipPath"}
+    assert not {key for element in root.iter() for key in element.attrib if key.startswith(("on", "style", "href", "aria-label", "{"))}
+    assert "NaN" not in svg
+    assert len(svg) < 250_000
+
+
+def test_a_still_shows_what_the_library_draws():
+    spec = charts.spec(ORDINARY["bars"], palette=LIGHT, title=False, width=560)
+    drawn, kept = (ET.fromstring(svg) for svg in (_svg(spec), still(spec, prefix="a-")))
+    words = [["".join(e.itertext()) for e in root.iter() if e.tag.endswith("text")] for root in (drawn, kept)]
+    assert [word for word in words[0] if word] == words[1]
+    hot = [sum(e.get("fill") == LIGHT.target for e in root.iter()) for root in (drawn, kept)]
+    assert hot[0] == hot[1] > 0
+
+
+def test_series_that_others_are_held_against_are_grey():
+    assert hues(["train", "held-out"], LIGHT) == [LIGHT.reference, LIGHT.target]
+    assert hues(["usefulness", "reliance"], LIGHT) == [LIGHT.target, LIGHT.others[0]]
+    assert hues(["train"], LIGHT) == [LIGHT.target]
+    assert len(hues([str(i) for i in range(9)], LIGHT)) == 9
+
+
+def test_numbers_written_out_are_read_as_numbers():
+    content = table(RankedTable(title="t", columns=("a", "b", "c", "d"), rows=(("x", "5.7%", "0.1 to 0.2", "1,000"), ("y", "", "-0.3 to 1", None))))
+    assert content.numeric == (False, True, True, True)

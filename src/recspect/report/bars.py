@@ -8,7 +8,7 @@ from typing import Any
 from recspect.diagnosis.estimate import significant_digits
 from recspect.diagnosis.evidence import Bars
 from recspect.report.marks import Drawing, data, layer, nominal, quantitative, unique
-from recspect.report.palette import Palette
+from recspect.report.palette import Palette, hues
 from recspect.report.wording import clean, figure, figures, rounded, short
 
 
@@ -28,8 +28,7 @@ def bars_chart(bars: Bars, palette: Palette) -> Drawing | None:
                           scale={"type": "band", "paddingInner": 0.28, "paddingOuter": 0.14})}
     if grouped:
         place["yOffset"] = nominal("group", scale={"type": "band"})
-        hues = [palette.target, *palette.others]
-        look = {"color": nominal("group", scale={"domain": groups, "range": [hues[k % len(hues)] for k in range(len(groups))]},
+        look = {"color": nominal("group", scale={"domain": groups, "range": hues(groups, palette)},
                                  legend={"title": None, "symbolType": "circle" if dots else "square"})}
         if dots:
             look["shape"] = nominal("group", scale={"domain": groups}, legend={"title": None})

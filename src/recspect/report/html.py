@@ -1,7 +1,8 @@
 """The report as one HTML file that needs nothing else: no network, no server, no second file.
 
-Every text of the report passes Jinja's automatic escaping; charts are data in a JSON block, drawn by a script that the
-page's content security policy names by its hash. Nothing else may run, load or be sent.
+Every text of the report passes Jinja's automatic escaping. Each chart stands in the page as a still picture (`stills`) and as
+data in a JSON block, from which a script that the page's content security policy names by its hash draws it again to fit the
+window and to answer the pointer. Nothing else may run, load or be sent; without scripts the stills remain.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -28,6 +29,7 @@ from recspect.report import charts, wording
 from recspect.report.bounds import bounded
 from recspect.report.chapters import INTRODUCTIONS, stage_of
 from recspect.report.palette import DARK, LIGHT, as_variables, declarations
+from recspect.report.stills import still
 from recspect.report.tables import Table, table
 from recspect.report.wording import amount, by_code, by_stage, certainty, clean, counted, split_claim, stage_order
 
@@ -40,12 +42,18 @@ _WIDE_COLUMNS = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A piece of evidence as the template shows it. `chart` is its number in the JSON block, None where it is text."""
+    """A piece of evidence as the template shows it.
+
+    `kind` is "chart", "table", "reasons", or "elsewhere" for what is drawn in another place of the page, at `anchor`. `chart` is
+    its number in the JSON block and `still` its picture, None and empty where it is text.
+    """
 
     kind: str
     title: str
     caption: str
+    anchor: str
     chart: int | None
+    still: Markup
     table: Table
     reasons: tuple[str, ...]
     wide: bool
@@ -53,7 +61,7 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
-    """One finding, in words. `place` is empty for the whole run."""
+    """One finding, in words. `place` is empty for the whole run, `threshold` where the card tells it for all."""
 
     place: str
     claim: str
@@ -75,28 +83,70 @@ class Card:
     verdict: str
     heading: str
     told: tuple[Told, ...]
+    threshold: str
     meanings: tuple[str, ...]
     causes: tuple[str, ...]
     remedies: tuple[tuple[str, tuple[str, ...]], ...]
 
 
-def render(report: Report) -> str:
-    """The page as text, about 1 MB (of which 0.9 MB is the drawing library)."""
-    specs: list[dict[str, Any]] = []
-    cards = [_card(number, group, specs) for number, group in enumerate(by_code(report.ranked))]
-    chapters = _chapters(report, cards, specs)
+@dataclass(frozen=True, kw_only=True)
+class Unanswered:
+    """Questions that lack the same thing: the reason, (anchor, code, place) of each, and what they have to say besides."""
+
+    reason: str
+    questions: tuple[tuple[str, str, str], ...]
+    hints: tuple[str, ...]
+    meanings: tuple[str, ...]
+    remedies: tuple[tuple[str, tuple[str, ...]], ...]
+    figures: tuple[Figure, ...]
+
+
+class Drawings:
+    """What is drawn on a page, each piece of evidence once: where it is, and the specifications of the charts in order."""
+
+    def __init__(self) -> None:
+        self.specs: list[dict[str, Any]] = []
+        self._places: dict[str, str] = {}
+
+    def figures(self, pieces: Iterable[Evidence]) -> tuple[Figure, ...]:
+        """Figures of pieces of evidence; one that stands on the page already becomes a reference to it."""
+        return tuple(_figure(piece, self) for piece in pieces)
+
+    def place(self, evidence: Evidence) -> tuple[str, bool]:
+        """Anchor of a piece of evidence, and whether it is drawn there already. In which chapter it stands does not matter."""
+        key = repr(replace(evidence, stage=""))
+        known = key in self._places
+        return self._places.setdefault(key, f"figure-{len(self._places) + 1}"), known
+
+
+def render(report: Report, *, scripts: bool = True) -> str:
+    """The page as text.
+
+    Args:
+        report: What to show.
+        scripts: Whether charts fit the window and answer the pointer, which takes the drawing library (0.9 MB). Without, the
+            page is 0.2 to 0.6 MB and its charts are still pictures.
+    """
+    drawings = Drawings()
+    groups = by_code(report.ranked)
+    cards = {number: _card(number, group, drawings) for number, group in enumerate(groups) if group[0].verdict in (Verdict.FAIL, Verdict.WARN)}
+    unanswered = _unanswered(report.with_verdict(Verdict.UNKNOWN), drawings)
+    figures = _by_chapter(report, drawings)
+    # Pictures of what passed stand in the chapters; the folded findings, which come before them on the page, refer to them.
+    cards |= {number: _card(number, group, drawings) for number, group in enumerate(groups) if group[0].verdict is Verdict.PASS}
+    every = [cards[number] for number in sorted(cards)]
+    specs = drawings.specs
     drawing = {"config": specs[0]["config"] if specs else {}, "specs": [{k: v for k, v in s.items() if k != "config"} for s in specs]}
     style = Markup(_style())  # noqa: S704 - ours, nothing of the report in it
-    scripts = (Markup(_bundle()), Markup(_asset("page.js"))) if specs else ()  # noqa: S704 - the library and our script
+    code = (Markup(_bundle()), Markup(_asset("page.js"))) if specs and scripts else ()  # noqa: S704 - the library and our script
     sentence, rest = wording.headline(report)
     page: str = _environment().get_template("page.html.j2").render(
         title=clean(report.title, limit=300), verdict=report.verdict.value, sentence=sentence, rest=rest,
         counts=[(v.value, len(report.with_verdict(v))) for v in Verdict], signs={v.value: sign for v, sign in SIGNS.items()},
-        told=[card for card in cards if card.verdict in ("FAIL", "WARN")],
-        unknown=[card for card in cards if card.verdict == "UNKNOWN"],
-        passed=_passed(report, cards), chapters=chapters, next_command=wording.next_command(report),
+        told=[card for card in every if card.verdict in ("FAIL", "WARN")], unanswered=unanswered,
+        passed=_passed(report, every), chapters=_chapters(report, every, unanswered, figures), next_command=wording.next_command(report),
         provenance=_provenance(report.provenance), command=clean(report.provenance.get("command", ""), limit=2000, lines=True),
-        sources=wording.sources(report), style=style, scripts=scripts, policy=_policy(style, scripts),
+        sources=wording.sources(report), style=style, scripts=code, policy=_policy(style, code),
         drawing=Markup(_json_block(drawing)),  # noqa: S704 - escaped by _json_block
     )
     return page.lstrip() + "\n"
@@ -114,33 +164,63 @@ def write(report: Report, path: str | Path) -> Path:
 
 
 def notebook_html(report: Report) -> str:
-    """A fragment for notebooks: the page in a frame of its own, so that neither can disturb the other."""
-    page = html.escape(render(report), quote=True)
+    """A fragment for notebooks: the page in a frame of its own, so that neither can disturb the other.
+
+    Without scripts, so that a saved notebook stays small and shows its charts wherever it is opened.
+    """
+    page = html.escape(render(report, scripts=False), quote=True)
     title = html.escape(f"recspect report {clean(report.title, limit=120)}", quote=True)
-    return (f'<iframe srcdoc="{page}" title="{title}" sandbox="allow-scripts" width="100%" height="{NOTEBOOK_HEIGHT}" '
+    return (f'<iframe srcdoc="{page}" title="{title}" sandbox="" width="100%" height="{NOTEBOOK_HEIGHT}" '
             'style="border:1px solid #8884;border-radius:6px" loading="lazy"></iframe>')
 
 
 # ---------------------------------------------------------------------- what the template shows
 
 
-def _card(number: int, group: Sequence[Finding], specs: list[dict[str, Any]]) -> Card:
+def _card(number: int, group: Sequence[Finding], drawings: Drawings) -> Card:
     first = group[0]
-    told = tuple(_told(finding, specs) for finding in group)
+    thresholds = {clean(finding.threshold) for finding in group}
+    shared = thresholds.pop() if len(thresholds) == 1 else ""
+    told = []
+    pieces: dict[str, Evidence] = {}
+    for finding in group:
+        # Places of one diagnostic often share a picture (all slices in one table): it is drawn once.
+        new = {key: piece for piece in finding.evidence if (key := repr(piece)) not in pieces}
+        pieces |= new
+        told.append(_told(finding, drawings.figures(new.values()), threshold="" if shared else clean(finding.threshold)))
     question = clean(first.code.split(".", 1)[-1], limit=60).replace("_", " ")
     # A link to a finding survives a new run: it is made of verdict and code.
     anchor = f"{first.verdict.value.lower()}-{first.code}" if _CODE.fullmatch(first.code) else f"finding-{number}"
+    return Card(
+        anchor=anchor, code=clean(first.code, limit=80), verdict=first.verdict.value, told=tuple(told), threshold=shared,
+        heading=told[0].heading if len(group) == 1 else f"{question[:1].upper()}{question[1:]} in {_places(group)}",
+        meanings=_distinct(finding.meaning for finding in group),
+        causes=_distinct(cause for finding in group for cause in finding.causes), remedies=_remedies(group),
+    )
+
+
+def _remedies(group: Sequence[Finding]) -> tuple[tuple[str, tuple[str, ...]], ...]:
     commands: dict[str, dict[str, None]] = {}
     for finding in group:
         for remedy in finding.remedies:
             commands.setdefault(clean(remedy.text), {}).update({clean(remedy.command, limit=2000): None} if remedy.command.strip() else {})
-    return Card(
-        anchor=anchor, code=clean(first.code, limit=80), verdict=first.verdict.value, told=told,
-        heading=told[0].heading if len(group) == 1 else f"{question[:1].upper()}{question[1:]} in {_places(group)}",
-        meanings=_distinct(finding.meaning for finding in group),
-        causes=_distinct(cause for finding in group for cause in finding.causes),
-        remedies=tuple((text, tuple(some)[:5]) for text, some in commands.items()),
-    )
+    return tuple((text, tuple(some)[:5]) for text, some in commands.items())
+
+
+def _unanswered(findings: Sequence[Finding], drawings: Drawings) -> list[Unanswered]:
+    anchors: set[str] = set()
+    result = []
+    for reason, group in wording.by_reason(findings):
+        questions = []
+        for finding in group:
+            anchor = f"unknown-{finding.code}" if _CODE.fullmatch(finding.code) else ""
+            questions.append(("" if anchor in anchors else anchor, clean(finding.code, limit=80), clean(finding.place, limit=120) if finding.place.name else ""))
+            anchors.add(anchor)
+        result.append(Unanswered(
+            reason=reason, questions=tuple(questions), hints=_distinct(finding.threshold for finding in group),
+            meanings=_distinct(finding.meaning for finding in group), remedies=_remedies(group),
+            figures=drawings.figures(piece for finding in group for piece in finding.evidence)))
+    return result
 
 
 def _places(group: Sequence[Finding]) -> str:
@@ -148,29 +228,31 @@ def _places(group: Sequence[Finding]) -> str:
     return counted(len(group), clean(kinds.pop(), limit=30) if len(kinds) == 1 else "place")
 
 
-def _told(finding: Finding, specs: list[dict[str, Any]]) -> Told:
+def _told(finding: Finding, figures: tuple[Figure, ...], *, threshold: str) -> Told:
     heading, rest = split_claim(finding.claim)
     number = finding.estimate
     return Told(
         place=clean(finding.place, limit=120) if finding.place.name else "", claim=clean(finding.claim), heading=heading, rest=rest,
         amount=amount(number) if number else "", unit=clean(number.unit, limit=120) if number else "",
-        certainty=certainty(number) if number else "", threshold=clean(finding.threshold, limit=300),
-        figures=tuple(_figure(evidence, specs) for evidence in finding.evidence),
+        certainty=certainty(number) if number else "", threshold=threshold, figures=figures,
     )
 
 
-def _figure(evidence: Evidence, specs: list[dict[str, Any]]) -> Figure:
+def _figure(evidence: Evidence, drawings: Drawings) -> Figure:
+    anchor, known = drawings.place(evidence)
     small, note = bounded(evidence)
     as_text = isinstance(small, (RankedTable, Reasons))
-    chart = None
-    if not as_text and not charts.is_empty(small):
-        chart = len(specs)
-        specs.append(charts.spec(evidence, palette=as_variables(), width="container", title=False))
+    kind = "elsewhere" if known else "reasons" if isinstance(small, Reasons) else "table" if as_text else "chart"
+    chart, picture = None, Markup()
+    if kind == "chart" and not charts.is_empty(small):
+        chart = len(drawings.specs)
+        specification = charts.spec(evidence, palette=as_variables(), width="container", title=False)
+        drawings.specs.append(specification)
+        picture = Markup(still(specification, prefix=f"still-{chart}-"))  # noqa: S704 - known elements, escaped by `still`
     columns = len(small.columns) if isinstance(small, (HeatMap, RankedTable)) else 0
     content = table(small, limit=200 if as_text else 40)
     return Figure(
-        kind="reasons" if isinstance(small, Reasons) else "table" if as_text else "chart",
-        title=clean(evidence.title, limit=300), chart=chart, table=content,
+        kind=kind, title=clean(evidence.title, limit=300), anchor=anchor, chart=chart, still=picture, table=content,
         caption=" · ".join(filter(None, (clean(evidence.caption, limit=500), note))),
         reasons=tuple(clean(item) for item in small.items) if isinstance(small, Reasons) else (),
         wide=columns > (_WIDE_COLUMNS if isinstance(small, HeatMap) else 4) or (as_text and any(len(c) > 60 for row in content.rows for c in row)),
@@ -183,17 +265,23 @@ def _passed(report: Report, cards: Sequence[Card]) -> list[tuple[str, list[Card]
             for stage, group in by_stage(report.with_verdict(Verdict.PASS)).items()]
 
 
-def _chapters(report: Report, cards: Sequence[Card], specs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _by_chapter(report: Report, drawings: Drawings) -> dict[str, list[Figure]]:
     figures: dict[str, list[Figure]] = {}
     for evidence in report.overview:
-        figures.setdefault(stage_of(evidence), []).append(_figure(evidence, specs))
+        figures.setdefault(stage_of(evidence), []).append(_figure(evidence, drawings))
+    return figures
+
+
+def _chapters(report: Report, cards: Sequence[Card], unanswered: Sequence[Unanswered], figures: Mapping[str, list[Figure]]) -> list[dict[str, Any]]:
+    anchors = {(card.code, card.verdict): card.anchor for card in cards}
+    for group in unanswered:
+        anchors |= {(code, "UNKNOWN"): anchor for anchor, code, _ in group.questions if anchor}
     findings = by_stage(report.ranked)
-    anchors = {(card.code, card.verdict): card for card in cards}
     chapters = []
     for stage in sorted(set(figures) | set(findings), key=stage_order):
         own = dict.fromkeys((clean(f.code, limit=80), f.verdict.value) for f in findings.get(stage, ()))
-        chapters.append({"name": clean(stage, limit=60), "introduction": INTRODUCTIONS.get(stage, ""),
-                         "cards": [anchors[key] for key in own], "figures": figures.get(stage, [])})
+        chapters.append({"name": clean(stage, limit=60), "introduction": INTRODUCTIONS.get(stage, ""), "figures": figures.get(stage, []),
+                         "related": [(code, verdict, anchors.get((code, verdict), "unknown")) for code, verdict in own]})
     return chapters
 
 

@@ -5,6 +5,7 @@ Source: M. Okabe and K. Ito, Color Universal Design, 2008 (the eight-colour set)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,16 @@ DARK = Palette(
     ramp=("#1d2b36", "#1d3d52", "#1d5170", "#226b94", "#3489bb", "#63b0dd", "#a8d8f2"),
     diverging=("#ffa667", "#c9712c", "#6b4527", "#23282d", "#22495f", "#3489bb", "#8ccdf2"),
 )
+
+
+_REFERENCE = ("train", "reference", "baseline", "before", "expected")
+"""How the names of what something is held against begin."""
+
+
+def hues(names: Sequence[str], palette: Palette) -> list[str]:
+    """A colour for each of several series: grey for what the others are held against, blue for the first other one, then further hues."""
+    rest = iter((palette.target, *palette.others))
+    return [palette.reference if name.lower().startswith(_REFERENCE) and len(names) > 1 else next(rest, palette.target) for name in names]
 
 
 def as_variables(prefix: str = "--chart-") -> Palette:

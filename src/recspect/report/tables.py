@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from recspect.diagnosis.evidence import (
 )
 from recspect.report.bounds import bounded
 from recspect.report.wording import clean, figure, figures, finite
+
+_WRITTEN = re.compile(r"[-−+]?[\d.,]+%?( to [-−+]?[\d.,]+%?)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +76,19 @@ def _table(columns: Sequence[object], rows: list[list[object]], limit: int, note
     width = len(columns)
     kept = [(row + [None] * width)[:width] for row in rows[:limit]]
     more = f"… {len(rows) - limit:,} more rows." if len(rows) > limit else ""
-    numeric = tuple(any(finite(row[c]) is not None and not isinstance(row[c], str) for row in kept)
-                    and not any(isinstance(row[c], str) for row in kept) for c in range(width))
+    numeric = tuple(any(_is_number(row[c]) for row in kept) and all(_is_number(row[c]) or _is_missing(row[c]) for row in kept) for c in range(width))
     by_column = [_cells([row[c] for row in kept], as_numbers=numeric[c]) for c in range(width)]
     return Table(columns=tuple(clean(name, limit=80) for name in columns), rows=tuple(zip(*by_column, strict=True)) if kept else (),
                  numeric=numeric, note=" ".join(filter(None, (note, more))))
+
+
+def _is_number(value: object) -> bool:
+    """A number, or one written out: `5.7%`, `0.0371 to 0.0436`."""
+    return bool(_WRITTEN.fullmatch(value.strip())) if isinstance(value, str) else finite(value) is not None
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or value == "" or (not isinstance(value, str) and finite(value) is None)
 
 
 def _cells(values: list[object], *, as_numbers: bool) -> list[str]:

@@ -1,4 +1,5 @@
-// Draws each chart when it comes near the window, the others when the browser has nothing else to do.
+// Draws each chart anew, to fit its place, when it comes near the window, the others when the browser has nothing else to do.
+// Until then, and where it cannot be drawn, the still picture stays.
 (function () {
   "use strict";
   const drawing = JSON.parse(document.getElementById("drawing").textContent);
@@ -8,14 +9,14 @@
     tooltip: { disableDefaultStyle: true },
     loader: { load: () => Promise.reject(new Error("a report loads nothing")) },
   };
-  for (const place of waiting) place.style.minHeight = drawing.specs[place.dataset.chart].height + 40 + "px";
-
   function draw(place) {
     if (!waiting.delete(place)) return Promise.resolve();
     if (watcher) watcher.unobserve(place);
+    const still = [...place.childNodes];
+    place.style.minHeight = place.offsetHeight + "px";
     return window.vegaEmbed(place, drawing.specs[place.dataset.chart], options).then(
       () => { place.style.minHeight = ""; place.dataset.drawn = "yes"; },
-      (error) => { place.textContent = "This chart could not be drawn; its numbers are in the table below."; console.error(error); },
+      (error) => { place.style.minHeight = ""; place.replaceChildren(...still); console.error(error); },
     );
   }
 
