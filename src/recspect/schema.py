@@ -62,7 +62,8 @@ class Field:
         kind: How it is read.
         side: Whether it describes the user, the item or the context; lists are built by pairing user and context fields
             with every item's fields, so this must be right wherever lists are examined.
-        minimum_count: Categories seen fewer times in training share one "rare" id. At least 1.
+        minimum_count: Categories seen fewer times in training share one "rare" id, which those that training never saw
+            get too. At least 1.
         hash_buckets: When given, ids are hashed into so many rows instead of being listed in a vocabulary.
         scaling: For numeric fields: `standardise` (mean 0, deviation 1), `quantile` (bucket ids of equal counts) or
             `log` (sign(x) ln(1+|x|), then standardised).

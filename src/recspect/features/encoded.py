@@ -15,7 +15,7 @@ from torch import Tensor
 MISSING = 0
 """Id of "nothing there": a missing value, or the padding after the entries of a list."""
 UNKNOWN = 1
-"""Id of a value that training never saw."""
+"""Id of a value that training never saw, where no value was rare; else it has the id of the rare ones."""
 RARE = 2
 """Id shared by the values that training saw fewer than `Field.minimum_count` times."""
 FIRST_KNOWN = 3

@@ -77,7 +77,7 @@ class CategoryEncoder:
     def encode(self, batch: Batch) -> Encoding:
         column = batch.categories(self.field.name)
         ids = encode_categories(column, self.codes, missing_values(column.values, self.field.missing))
-        return Encoding(ids, _unknown_share(ids, self.codes), _share(ids == MISSING))
+        return Encoding(self.codes.rows_of(ids), _unknown_share(ids, self.codes), _share(ids == MISSING))
 
     def state(self) -> State:
         return self.codes.state()
@@ -117,7 +117,7 @@ class ListEncoder:
         column = _entries(lists.values)
         ids = encode_categories(column, self.codes, missing_values(column.values, self.field.missing))
         padded = self._pad(ids, lists)
-        return Encoding(padded, _unknown_share(padded, self.codes), _share((padded == MISSING).all(axis=1)))
+        return Encoding(self.codes.rows_of(padded), _unknown_share(padded, self.codes), _share((padded == MISSING).all(axis=1)))
 
     def _pad(self, ids: NDArray[np.int64], lists: Ragged) -> NDArray[np.int64]:
         lengths = lists.lengths

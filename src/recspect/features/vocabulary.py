@@ -64,8 +64,16 @@ class Vocabulary:
         ids = np.where(position < self.known, position + FIRST_KNOWN, RARE)
         return np.where(position < 0, UNKNOWN, ids)
 
+    def rows_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The table row of each id.
+
+        A value that training never saw reads the row of rare ones where training read that: a row of its own would be as
+        random as it began, and a new value is most likely a rare one.
+        """
+        return np.where(ids == UNKNOWN, RARE, ids) if self.known < len(self.values) else ids
+
     def trained(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether training saw a row with this id."""
+        """Whether training saw a value with this id."""
         return ids != UNKNOWN
 
     def row_counts(self) -> NDArray[np.int64]:
@@ -161,6 +169,10 @@ class Hashing:
     def ids(self, values: Array) -> NDArray[np.int64]:
         """The id of each distinct value."""
         return _buckets(plain(values), len(self.counts)) + FIRST_KNOWN
+
+    def rows_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The table row of each id: the id itself."""
+        return ids
 
     def trained(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether training hit the row with this id."""
