@@ -484,3 +484,27 @@ def test_the_model_stays_as_it_was():
     assert all(module.training for module in model.modules())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()) == 0
+
+
+def test_attention_of_torch_itself_has_forward_derivatives_too():
+    class Transformer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.user, self.item = nn.Embedding(30, 8), nn.Embedding(30, 8)
+            self.block = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True, activation="gelu")
+            self.out = nn.Sequential(nn.Linear(16, 5), nn.ReLU(), nn.Linear(5, 1))
+
+        def forward(self, x):
+            seen = self.block(self.item(x["clicks"])).mean(1)
+            return self.out(torch.cat([self.user(x["user"]), seen], 1)).squeeze(1)
+
+    torch.manual_seed(0)
+    subject = subject_of(Transformer(), ("user", "clicks"))
+    before = torch.backends.mha.get_fastpath_enabled()
+    found, dual = (field_conductance(subject, attention_rows(), steps=3, route=route) for route in ("auto", "dual"))
+    assert torch.backends.mha.get_fastpath_enabled() is before
+    assert len(found.layers) == 2
+    close(found.flow["out.1"].sum(2), found.attribution, 1e-12)
+    for layer in found.layers:
+        close(found.flow[layer], dual.flow[layer], 1e-12)
+    assert float(found.flow[found.layers[0]][found.fields.index("user")].abs().max()) == 0  # the user does not pass the block

@@ -48,7 +48,7 @@ EVIDENCE = frozenset({"curve", "bars", "heat_map", "distribution_pair", "scatter
 CODES = frozenset({
     "data.drift", "data.missing_values", "data.split_overlap", "data.target_leak",
     "embeddings.collapse", "embeddings.untrained_rows",
-    "features.skew", "features.unused",
+    "features.skew", "features.spurious", "features.unused",
     "predictions.calibration", "predictions.normalised_entropy", "predictions.ranking_quality", "predictions.rating_error",
     "predictions.worst_slices",
     "recommendations.coverage", "recommendations.popularity_bias",

@@ -17,11 +17,14 @@ from recspect.diagnosis.slice import ALL, Slice
 from recspect.diagnosis.source import Source, read
 from recspect.diagnosis.subject import Subject, TorchSubject
 from recspect.diagnosis.tally import Key, Tally
-from recspect.errors import DataError
+from recspect.errors import DataError, SubjectError
 from recspect.examining.clusters import USERS, with_users
 from recspect.examining.overview import NEEDS, overview
 from recspect.examining.tables import fitted_baselines, sample_of, standard_probes
 from recspect.schema import Schema
+
+FLOW_ROWS, EPOCH_FLOW_ROWS = 4096, 1024
+"""Held-out rows on which flows through layers are measured, for the model and for the model after each epoch."""
 
 Say = Callable[[str], None]
 """Told in a few words what is being done."""
@@ -161,6 +164,8 @@ def examine(subject: Subject, target: Any, schema: Schema, *, reference: Any = N
         say("finding the model's lookups")
         fields = subject.sites(held_out).fields
         layers, tables = _look_inside(subject, schema, held_out, train, side, other, sample_rows, path_steps, say)
+        models = {epoch: model for epoch, model in sorted((epochs or {}).items()) if isinstance(model, TorchSubject)}
+        _watch_flows(subject, models, schema, held_out, train, side, layers, sample_rows, path_steps, say)
     for extra, name in ((_prefixed(steps, "@") if steps is not None else None, "training steps"),
                         (_list_columns(lists) if lists is not None else None, "recommended lists")):
         if extra is not None:
@@ -199,6 +204,28 @@ def _look_inside(subject: TorchSubject, schema: Schema, held_out: Batch, train: 
             side.views.append(view)
             other.views.append(view)
     return layers, tuple(rows.tables())
+
+
+def _watch_flows(subject: TorchSubject, epochs: Mapping[int, TorchSubject], schema: Schema, held_out: Batch, train: Batch | None, side: Side,
+                 layers: tuple[str, ...], sample_rows: int, path_steps: int, say: Say) -> None:
+    """Views of how fields flow through layers: of the model on held-out rows, and of the model after each epoch on fewer of them."""
+    from recspect.diagnosis.probes.attribution import mean_baseline
+    from recspect.diagnosis.probes.conductance import ConductanceProbe
+
+    label = "@label" if schema.labels else None
+    own = standard_probes(schema, list(held_out), score_from_table=False)
+    asked = [(subject, "", FLOW_ROWS), *((model, f":epoch-{epoch}", EPOCH_FLOW_ROWS) for epoch, model in epochs.items())]
+    for model, suffix, rows in asked:
+        sample = sample_of(held_out, min(rows, sample_rows))
+        try:
+            baseline = mean_baseline(model, sample_of(held_out if train is None else train, 4096))
+            probe = ConductanceProbe(model, baseline=baseline, layers=layers, label=label, steps=path_steps, suffix=suffix)
+            batch_rows = probe.rows_within(sample)
+        except SubjectError as reason:  # whole contributions are still there, from attributions
+            say(f"flows through layers are left out: {reason}")
+            return
+        name = f"how fields flow through layers{f' after epoch {suffix[7:]}' if suffix else ''}"
+        side.views.append(View.over(read(sample, name=name), [*own, probe], rows=batch_rows))
 
 
 def _judged(side: Side, other: Side, schema: Schema, *, slices: Sequence[Slice], diagnostics: Sequence[Diagnostic] | None,

@@ -77,7 +77,8 @@ def features(examined: Examined) -> list[Evidence]:
         Unavailable: Contributions were not measured.
     """
     fields = measured_importance(examined.target, examined.scope)
-    return [reliance_bars(fields), *usefulness_bars(fields), importance_evidence(examined.target, examined.scope)[1]]
+    scores = examined.pictures("features.spurious", most=8)
+    return [reliance_bars(fields), *usefulness_bars(fields), *(scores or [importance_evidence(examined.target, examined.scope)[1]])]
 
 
 def training(examined: Examined) -> list[Evidence]:

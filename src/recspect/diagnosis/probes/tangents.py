@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from recspect.diagnosis.probes.field_path import FieldPath
 from recspect.errors import SubjectError
@@ -24,8 +25,21 @@ from recspect.errors import SubjectError
 Layers = tuple[str, ...]
 
 
+@contextmanager
+def forward_mode() -> Iterator[None]:
+    """Where forward-mode derivatives can be had: without gradients, and without the fused kernels of attention, which have none."""
+    _load_forward_mode()
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
 @cache
-def load_forward_mode() -> None:
+def _load_forward_mode() -> None:
     """Begin forward mode once: torch 2.13 then compiles some of its rules with a function that it itself calls deprecated."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*torch.jit.script.*", DeprecationWarning)
@@ -35,7 +49,6 @@ def load_forward_mode() -> None:
 
 def batched_tangents(path: FieldPath, alpha: float, layers: Layers) -> list[Tensor] | None:
     """Per layer the derivative along each field, shape [F, B, ...]; None where torch.func cannot transform the model."""
-    load_forward_mode()
     leaves, dense = path.point(alpha)
     names = tuple(dense)
 
@@ -51,29 +64,40 @@ def batched_tangents(path: FieldPath, alpha: float, layers: Layers) -> list[Tens
 
     shares = torch.eye(len(path.sites.fields), dtype=path.recorded.output.dtype)
     try:
-        with torch.no_grad():
+        with forward_mode():
             return list(torch.func.vmap(along)(shares))
-    except (RuntimeError, NotImplementedError):
+    except (RuntimeError, NotImplementedError, SubjectError):  # errors of the model itself come again from the pass with dual numbers
         return None
 
 
 def dual_tangents(path: FieldPath, alpha: float, layers: Layers) -> list[Tensor]:
-    """The same, one field at a time with dual numbers."""
-    load_forward_mode()
+    """The same, one field at a time with dual numbers.
+
+    Raises:
+        SubjectError: The model uses an operation that has no forward-mode derivative.
+    """
+    try:
+        with forward_mode():
+            return _dual_tangents(path, alpha, layers)
+    except (RuntimeError, NotImplementedError) as error:
+        raise SubjectError(f"the model cannot be differentiated forward: {str(error).splitlines()[0]}",
+                           hint="attributions (integrated_gradients) need backward derivatives only; flows through layers need both") from error
+
+
+def _dual_tangents(path: FieldPath, alpha: float, layers: Layers) -> list[Tensor]:
     leaves, dense = path.point(alpha)
     shares = torch.eye(len(path.sites.fields), dtype=path.recorded.output.dtype)
     found: list[list[Tensor]] = []
-    with torch.no_grad():
-        for share in shares:
-            more, more_dense = path.direction(share, path.deltas, path.dense_deltas)
-            with forward_ad.dual_level():
-                duals = [forward_ad.make_dual(leaf, one) if leaf.is_floating_point() else leaf
-                         for leaf, one in zip(leaves, more, strict=True)]
-                dual_dense = {name: forward_ad.make_dual(dense[name], one) for name, one in more_dense.items()}
-                with watched(path.subject.model, layers) as seen:
-                    trace = path.pass_at(duals, dual_dense, keep_activations=True)
-                parts = [forward_ad.unpack_dual(tensor) for tensor in chosen(layers, [*trace.activations, *seen], path.rows)]
-                found.append([torch.zeros_like(primal) if tangent is None else tangent for primal, tangent in parts])
+    for share in shares:
+        more, more_dense = path.direction(share, path.deltas, path.dense_deltas)
+        with forward_ad.dual_level():
+            duals = [forward_ad.make_dual(leaf, one) if leaf.is_floating_point() else leaf
+                     for leaf, one in zip(leaves, more, strict=True)]
+            dual_dense = {name: forward_ad.make_dual(dense[name], one) for name, one in more_dense.items()}
+            with watched(path.subject.model, layers) as seen:
+                trace = path.pass_at(duals, dual_dense, keep_activations=True)
+            parts = [forward_ad.unpack_dual(tensor) for tensor in chosen(layers, [*trace.activations, *seen], path.rows)]
+            found.append([torch.zeros_like(primal) if tangent is None else tangent for primal, tangent in parts])
     return [torch.stack(tangents) for tangents in zip(*found, strict=True)]
 
 

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from recspect.diagnosis.lookups import _ACTIVATIONS
 from recspect.diagnosis.probes.field_path import FieldPath
-from recspect.diagnosis.probes.tangents import Layers, chosen, load_forward_mode
+from recspect.diagnosis.probes.tangents import Layers, chosen, forward_mode
 
 _KEEPS_SIGN = {"relu", "leaky_relu"}
 """Activations whose slope can be told from their result, so that writing in place loses nothing."""
@@ -237,14 +237,13 @@ def _blocks(path: FieldPath, begins: set[int]) -> dict[int, tuple[Tensor, ...]] 
 
     Told with random directions, since a field that does not differ from the baseline moves nothing.
     """
-    load_forward_mode()
     generator = torch.Generator().manual_seed(0)
     directions = [torch.rand(delta.shape, generator=generator, dtype=torch.float64).to(delta) + 0.5 for delta in path.deltas]
     dense_directions = {name: torch.rand(delta.shape, generator=generator, dtype=torch.float64).to(delta) + 0.5
                         for name, delta in path.dense_deltas.items()}
     leaves, dense = path.point(0.5)
     moved: dict[int, list[Tensor]] = {number: [] for number in begins}
-    with torch.no_grad():
+    with forward_mode():
         for share in torch.eye(len(path.sites.fields), dtype=path.recorded.output.dtype):
             more, more_dense = path.direction(share, directions, dense_directions)
             with forward_ad.dual_level():

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recspect.diagnosis.diagnostic import Diagnostic, Needs, Scope
-from recspect.diagnosis.diagnostics.policy import between, names, number, percent, plural, require_rows
+from recspect.diagnosis.diagnostics.policy import names, number, percent, plural, require_rows
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.evidence import Bars, RankedTable
 from recspect.diagnosis.finding import Finding, Place, Remedy, Verdict
@@ -87,28 +87,11 @@ class Unused(Diagnostic):
         return Needs.of(target=[stat for field in fields for stat in _stats(field, scope)])
 
     def judge(self, target: Tally, reference: Tally, scope: Scope) -> Iterable[Finding]:  # noqa: ARG002 - a question about one side
-        """A finding per field that is used without helping, one for all that are unused, and one for the rest."""
+        """One finding for all fields that are unused, or one that there is none; `features.spurious` asks which are used without helping."""
         fields = measured_importance(target, scope)
         evidence = (_bars(fields), _table(fields))
-        harmful = [f for f in fields if f.share.value > 1 / len(fields) and f.usefulness is not None
-                   and f.usefulness.value <= 0 and f.usefulness.error is not None]
         unused = [f for f in fields if f.share.surely_below(UNUSED)]
         n = fields[0].share.n
-        for f in harmful:
-            assert f.usefulness is not None
-            sure = f.usefulness.surely_below(0.0) and f.share.surely_above(1 / len(fields))
-            yield Finding(
-                code=self.code, verdict=Verdict.FAIL if sure else Verdict.WARN, place=Place(kind="field", name=f.field), estimate=f.usefulness,
-                concerns=f.share.value,
-                claim=f"The model relies on {f.field} without being helped by it: it makes {percent(f.share.value)} of what moves the score, and "
-                      f"changes the loss by {_added(f.usefulness)} nats per held-out row ({n:,} rows), where above 0 is worse.",
-                threshold="FAIL when the field has surely more than an equal share of reliance and surely does not lower the loss; WARN when the value "
-                          "says so", meaning="Movement of the score that does not predict the outcome is noise, and ranks items by chance.",
-                causes=("the field's values were memorised (many rare ids, several epochs)", "it drifted: what was learned holds no longer",
-                        "it is noise that was not regularised away"),
-                remedies=(Remedy(code="drop_field", text=f"Train without {f.field} and compare on held-out rows."),
-                          Remedy(code="regularise_field", text=f"Raise the minimum count or the weight decay of {f.field}, or train one epoch."),
-                          ), evidence=evidence, sources=self.sources)
         if unused:
             verb = "makes" if len(unused) == 1 else "make"
             yield Finding(
@@ -123,12 +106,12 @@ class Unused(Diagnostic):
                 remedies=(Remedy(code="drop_field", text="Train without them; quality should stay, and serving gets cheaper."),
                           Remedy(code="fix_scaling", text="For numeric fields set scaling = 'standardise' or 'quantile' in the schema.")),
                 evidence=evidence, sources=self.sources)
-        if not harmful and not unused:
+        if not unused:
             best = fields[0]
             yield Finding(code=self.code, verdict=Verdict.PASS, estimate=best.share, evidence=evidence, sources=self.sources,
-                          claim=f"All {len(fields)} fields are used, and none that counts much is without use: {best.field} counts most, with "
-                                f"{percent(best.share.value)} of what moves the score ({n:,} rows).",
-                          threshold=f"unused below {percent(UNUSED)} of reliance; relied on without helping above {percent(1 / len(fields))}")
+                          claim=f"All {len(fields)} fields are used: {best.field} counts most, with {percent(best.share.value)} of what moves the score "
+                                f"({n:,} rows).",
+                          threshold=f"unused below {percent(UNUSED)} of reliance")
 
 
 def importance_evidence(target: Tally, scope: Scope) -> tuple[Bars, RankedTable]:
@@ -195,12 +178,6 @@ def _table(fields: list[Importance]) -> RankedTable:
                     None if f.usefulness is None else number(f.usefulness.value), "" if f.usefulness is None else _interval(f.usefulness, 1, ""))
                    for f in fields),
         caption=f"{fields[0].share.n:,} held-out rows; usefulness above 0 lowers the loss")
-
-
-def _added(usefulness: Estimate) -> str:
-    """What a field adds to the loss: its usefulness with the other sign."""
-    low, high = (None if end is None else -end for end in (usefulness.high, usefulness.low))
-    return between(Estimate(value=-usefulness.value, low=low, high=high, unit=usefulness.unit, n=usefulness.n))
 
 
 def _interval(estimate: Estimate, scale: float, unit: str) -> str:
