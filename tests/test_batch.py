@@ -39,7 +39,8 @@ def test_every_arrow_type_has_one_form():
     batch = Batch.from_arrow(table)
     assert batch["integer"].dtype == np.int64
     np.testing.assert_array_equal(batch["with_null"], [1, np.nan, 3])
-    np.testing.assert_array_equal(batch["flag"], [1, np.nan, 0])
+    assert decoded(batch["flag"]) == [True, None, False]
+    np.testing.assert_array_equal(batch.numbers("flag"), [1, np.nan, 0])
     for name in ("text", "view"):
         assert decoded(batch[name]) == ["b", None, "a"]
     assert decoded(batch["dictionary"]) == ["x", None, "x"]
@@ -169,6 +170,12 @@ def test_buckets_are_even(ids):
     counts = np.bincount(bucket(ids, 50), minlength=50)
     chi_square = ((counts - 400) ** 2 / 400).sum()
     assert chi_square < 100  # 99.999% of random assignments to 50 buckets stay below
+
+
+def test_a_whole_number_keeps_its_bucket_beside_others_that_are_none():
+    whole = bucket(np.array([1, 2, 3]), 7)
+    for other in (np.nan, np.inf, 3.5):
+        np.testing.assert_array_equal(bucket(np.array([1.0, 2.0, 3.0, other]), 7)[:3], whole)
 
 
 def test_buckets_do_not_depend_on_the_form_of_the_id():

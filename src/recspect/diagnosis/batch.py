@@ -80,6 +80,8 @@ class Batch(Mapping[str, Column]):
             return column.astype(np.float64, copy=False)
         if isinstance(column, np.ndarray) and column.dtype.kind == "M":
             return np.where(np.isnat(column), np.nan, column.astype("datetime64[us]").astype(np.int64).astype(np.float64))
+        if isinstance(column, Categorical) and column.values.dtype.kind == "b":
+            return np.append(column.values.astype(np.float64), [np.nan])[column.codes]
         if isinstance(column, Categorical) and not (column.codes >= 0).any():
             return np.full(self.rows, np.nan)
         raise DataError(f"column {name!r} holds {describe(column)}, expected numbers",
@@ -124,6 +126,13 @@ class Batch(Mapping[str, Column]):
         picked = {name: column[rows] for name, column in self._columns.items()}
         count = self.rows if picked else len(np.arange(self.rows)[rows])
         return Batch(picked) if picked else Batch({}, rows=count)
+
+    def pieces(self, rows: int) -> Iterator[Batch]:
+        """The rows in order, at most `rows` at a time; nothing for no rows."""
+        if 0 < self.rows <= rows:
+            yield self
+        else:
+            yield from (self.take(slice(start, start + rows)) for start in range(0, self.rows, rows))
 
     def select(self, names: Sequence[str]) -> Batch:
         """Only these columns."""

@@ -113,8 +113,8 @@ def column_from_arrow(column: pa.Array | pa.ChunkedArray) -> Column:
     if pa.types.is_null(kind):
         return np.full(len(column), np.nan)
     if pa.types.is_boolean(kind):
-        if column.null_count:
-            return _to_numpy(column.cast(pa.int8()).cast(pa.float64()))
+        if column.null_count:  # categories, so that True is True in batches with and without gaps
+            return Categorical(_to_numpy(column.cast(pa.int64()).fill_null(-1)), np.array([False, True]))
         return _to_numpy(column)
     if pa.types.is_integer(kind):
         if column.null_count:
@@ -179,7 +179,7 @@ def _unique(known: Array) -> tuple[Array, Array]:
     """np.unique with inverse; by counting where integers lie close together, which is ten times as fast."""
     if known.dtype.kind in "iu" and len(known):
         low, high = int(known.min()), int(known.max())
-        if high - low < 4 * len(known) + 1024:
+        if high < 2**63 and high - low < 4 * len(known) + 1024:
             shifted = (known.astype(np.int64) - low)
             present = np.bincount(shifted, minlength=high - low + 1) > 0
             position = np.cumsum(present) - 1
@@ -198,4 +198,6 @@ def objects_of(values: Sequence[Any]) -> Array:
     out[:] = values
     if len(values) and all(isinstance(v, int) and not isinstance(v, bool) for v in values):
         return out.astype(np.int64)
+    if len(values) and all(isinstance(v, (bool, np.bool_)) for v in values):
+        return out.astype(np.bool_)
     return out

@@ -112,6 +112,8 @@ def _number(term: Term) -> float:
 def _term_expression(term: Term, kind: Any) -> nw.Expr | None:
     column = nw.col(term.column)
     if term.operator in (">", "<", ">=", "<="):
+        if not (kind is None or kind.is_numeric() or isinstance(kind, nw.Boolean)):
+            return None  # times and text become numbers in each engine in its own way
         number, value = column.cast(nw.Float64), _number(term)
         held = {">": number > value, "<": number < value, ">=": number >= value, "<=": number <= value}[term.operator]
         return (held & ~number.is_nan()).fill_null(False)  # engines hold NaN to be the largest number

@@ -86,6 +86,21 @@ class Splittable(Protocol):
         """For every bucket the summary of its rows, equal to `summarize` of these. Shape of `which`: (rows,), below `buckets`."""
 
 
+_WEIGHT = "@weight"
+"""Column in which an engine holds cleaned weights."""
+
+
+def require_numbers(frame: nw.LazyFrame[Any], *columns: str) -> None:
+    """Engines turn times and text into numbers each in its own way, or not at all; `Batch.numbers` has one way, or an error.
+
+    Raises:
+        NotImplementedError: A column is neither numeric nor boolean, so its rows must be read.
+    """
+    kinds = frame.collect_schema()
+    if not all(kinds[name].is_numeric() or isinstance(kinds[name], nw.Boolean) for name in columns):
+        raise NotImplementedError
+
+
 def unit_of(stat: Stat[Any]) -> str | None:
     """The column whose rows must come together in one batch for this stat, or None."""
     inner = getattr(stat, "stat", None)
@@ -120,16 +135,27 @@ class Weighted(Stat[Any]):
 
     def summarize(self, batch: Batch, weight: Weights = None) -> Any:
         own = np.nan_to_num(batch.numbers(self.by), nan=0.0, posinf=np.inf, neginf=-np.inf)
-        if len(own) and (own.min() < 0 or not np.isfinite(own.max())):
-            raise DataError(f"weights in column {self.by!r} must be finite and at least 0, found "
-                            f"{own.min():g} to {own.max():g}", hint="clean the weights, or choose another column")
+        if len(own):
+            self._require_weights(own.min(), own.max())
         return self.stat.summarize(batch, combined_weight(own, weight))
 
     def pushdown(self, frame: nw.LazyFrame[Any], *, group: nw.Expr | None = None, weight: str | None = None,
                  ) -> Mapping[Any, Any]:
         if weight is not None or not isinstance(self.stat, Pushable):
             raise NotImplementedError
-        return self.stat.pushdown(frame, group=group, weight=self.by)
+        require_numbers(frame, self.by)
+        own = nw.col(self.by).cast(nw.Float64)
+        clean = nw.when(~own.is_nan()).then(own).otherwise(nw.lit(0.0)).fill_null(0.0)
+        weighted = frame.with_columns(clean.alias(_WEIGHT))
+        found = weighted.select(low=nw.col(_WEIGHT).min(), high=nw.col(_WEIGHT).max()).collect(backend="pyarrow")
+        for low, high in found.iter_rows():
+            self._require_weights(low, high)
+        return self.stat.pushdown(weighted, group=group, weight=_WEIGHT)
+
+    def _require_weights(self, low: float | None, high: float | None) -> None:
+        if low is not None and high is not None and (low < 0 or not np.isfinite(high)):
+            raise DataError(f"weights in column {self.by!r} must be finite and at least 0, found "
+                            f"{low:g} to {high:g}", hint="clean the weights, or choose another column")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +236,9 @@ class Grouped(Stat[GroupedSummary]):
         column = batch.categories(self.by)
         parts: dict[str, Any] = {}
         rest = self.stat.zero()
-        keep = kept_codes(column.values, self.capacity, column.codes)
+        # Of a stat per unit, each category of a unit is a list of its own: merged into `other`, they would be one list.
+        most = self.capacity if unit_of(self.stat) is None else len(column.values) + 1
+        keep = kept_codes(column.values, most, column.codes)
         inner = batch.select(self.stat.columns)
         codes = np.where(keep[column.codes], column.codes, len(column.values) + 1)
         for key, rows in segments(codes.astype(np.int64)):
@@ -225,5 +253,5 @@ class Grouped(Stat[GroupedSummary]):
 
 __all__ = [
     "Bucketed", "BucketedSummary", "Grouped", "GroupedSummary", "Pushable", "Setting", "Stat", "Summary", "Weighted", "Weights",
-    "bucket_expression", "category_name", "combined_weight", "jackknife", "unit_of",
+    "bucket_expression", "category_name", "combined_weight", "jackknife", "require_numbers", "unit_of",
 ]

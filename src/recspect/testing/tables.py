@@ -18,7 +18,7 @@ def to_arrow(batch: Batch) -> pa.Table:
 def _to_arrow(column: Column) -> pa.Array:
     if isinstance(column, Categorical):
         decoded = [None if value is None else value for value in column.decode().tolist()]
-        return pa.array(decoded, pa.int64() if column.values.dtype.kind in "iu" else pa.string())
+        return pa.array(decoded, {"i": pa.int64(), "u": pa.int64(), "b": pa.bool_()}.get(column.values.dtype.kind, pa.string()))
     if isinstance(column, Ragged):
         return pa.ListArray.from_arrays(pa.array(column.offsets.astype(np.int32)), _to_arrow(column.values))
     if column.ndim == 2:

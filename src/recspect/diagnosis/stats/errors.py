@@ -10,7 +10,7 @@ import narwhals as nw
 import numpy as np
 
 from recspect.diagnosis.batch import Batch
-from recspect.diagnosis.stat import Stat, Summary, Weights
+from recspect.diagnosis.stat import Stat, Summary, Weights, require_numbers
 from recspect.diagnosis.stats.moments import LARGEST, Moments, MomentsSummary, moments_of
 
 
@@ -95,6 +95,7 @@ class PredictionError(Stat[PredictionErrorSummary]):
 
     def pushdown(self, frame: nw.LazyFrame[Any], *, group: nw.Expr | None = None, weight: str | None = None,
                  ) -> Mapping[Any, PredictionErrorSummary]:
+        require_numbers(frame, *self.columns)
         p, y = nw.col("p"), nw.col("y")
         rows = frame.select(p=nw.col(self.prediction).cast(nw.Float64), y=nw.col(self.target).cast(nw.Float64),
                             w=nw.lit(1.0) if weight is None else nw.col(weight).cast(nw.Float64),

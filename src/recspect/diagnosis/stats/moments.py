@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recspect.diagnosis.batch import Batch
-from recspect.diagnosis.stat import Stat, Summary, Weights
+from recspect.diagnosis.stat import Stat, Summary, Weights, require_numbers
 
 LARGEST = 1e70
 """Fourth powers of larger values are infinite, so these count as infinite themselves."""
@@ -136,6 +136,7 @@ class Moments(Stat[MomentsSummary]):
     def pushdown(self, frame: nw.LazyFrame[Any], *, group: nw.Expr | None = None, weight: str | None = None,
                  ) -> Mapping[Any, MomentsSummary]:
         """Two queries: the mean first, then sums of powers of deviations from it, so that nothing cancels."""
+        require_numbers(frame, self.column)
         x = nw.col(self.column).cast(nw.Float64)
         w = nw.lit(1.0) if weight is None else nw.col(weight).cast(nw.Float64)
         known = frame.select(

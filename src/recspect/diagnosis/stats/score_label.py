@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recspect.diagnosis.batch import Batch
-from recspect.diagnosis.stat import Stat, Summary, Weights
+from recspect.diagnosis.stat import Stat, Summary, Weights, require_numbers
 from recspect.diagnosis.stats.counting import weight_sums
 
 OCTAVES = 24
@@ -237,6 +237,7 @@ class ScoreLabel(Stat[ScoreLabelSummary]):
 
     def pushdown(self, frame: nw.LazyFrame[Any], *, group: nw.Expr | None = None, weight: str | None = None,
                  ) -> Mapping[Any, ScoreLabelSummary]:
+        require_numbers(frame, *self.columns)
         p, y = nw.col("p"), nw.col("y")
         w = nw.lit(1.0) if weight is None else nw.col(weight).cast(nw.Float64)
         rows = frame.select(p=nw.col(self.score).cast(nw.Float64), y=nw.col(self.label).cast(nw.Float64), w=w,
