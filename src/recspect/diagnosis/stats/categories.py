@@ -132,6 +132,64 @@ def _named(column: Categorical, weight: NDArray[np.float64]) -> tuple[list[str],
 # ---------------------------------------------------------------------- two counts
 
 
+@dataclass(frozen=True, kw_only=True)
+class CategoryBins:
+    """Which bin each category falls into.
+
+    Args:
+        labels: What each bin holds.
+        place: Category to bin. Categories not named fall into the last bin, where `has_rest`.
+        compared: Category to the share of its reference rows that is compared; the others chose the bins.
+        has_rest: Whether the last bin is for categories that only one side could keep.
+        halved: Whether one half of the reference chose the bins.
+    """
+
+    labels: tuple[str, ...]
+    place: Mapping[str, int]
+    compared: Mapping[str, float]
+    has_rest: bool
+    halved: bool
+
+    def counts(self, summary: CategoryCountsSummary, *, reference: bool = False) -> NDArray[np.float64]:
+        """Weight per bin, shape (bins,). Of the reference (also of a part of it), only what is compared."""
+        last = len(self.labels) - 1
+        places = np.array([self.place.get(name, last if self.has_rest else -1) for name in summary.names], dtype=np.int64)
+        weight, rest = summary.counts, summary.other
+        if reference and self.halved:
+            weight = weight * np.array([self.compared.get(name, 0.5) for name in summary.names])
+            rest = rest / 2
+        counts = weight_sums(places[places >= 0], weight[places >= 0], len(self.labels))
+        if self.has_rest:
+            counts[last] += rest
+        return counts
+
+
+def category_bins(target: CategoryCountsSummary, reference: CategoryCountsSummary, *, bins: int = 20) -> CategoryBins:
+    """The bins of `compare_categories`."""
+    merged = target + reference
+    kept = set(merged.names)
+    left_rest = _folded(target, kept)[1]
+    right, right_rest = _folded(reference, kept)
+    names = sorted(kept)
+    extra = ("(categories not kept)",) if left_rest or right_rest else ()
+    if len(names) <= bins:
+        return CategoryBins(labels=(*(name or "(missing)" for name in names), *extra), place={name: i for i, name in enumerate(names)},
+                            compared={}, has_rest=bool(extra), halved=False)
+    r = np.array([right.get(name, 0.0) for name in names])
+    half = np.minimum(np.random.default_rng(0).binomial(np.round(r).astype(np.int64), 0.5).astype(np.float64), r)
+    by_frequency = np.argsort(-half, kind="stable")
+    share = np.cumsum(half[by_frequency])
+    which = np.empty(len(names), dtype=np.int64)
+    middle = (share - half[by_frequency] / 2) / max(share[-1], 1.0)
+    which[by_frequency] = np.minimum((middle * bins).astype(np.int64), bins - 1)
+    which[half == 0] = bins
+    used = np.unique(which)
+    labels = tuple("(new in the target)" if g == bins else f"frequency group {g + 1} of {bins}" for g in used)
+    compared = np.divide(r - half, r, out=np.full(len(r), 0.5), where=r > 0)
+    return CategoryBins(labels=(*labels, *extra), place=dict(zip(names, np.searchsorted(used, which).tolist(), strict=True)),
+                        compared=dict(zip(names, compared.tolist(), strict=True)), has_rest=bool(extra), halved=True)
+
+
 def compare_categories(target: CategoryCountsSummary, reference: CategoryCountsSummary, *, bins: int = 20) -> Shares:
     """Both counts over the same bins.
 
@@ -143,31 +201,8 @@ def compare_categories(target: CategoryCountsSummary, reference: CategoryCountsS
 
     Categories that only one side could keep are compared as one.
     """
-    merged = target + reference
-    kept = set(merged.names)
-    left, left_rest = _folded(target, kept)
-    right, right_rest = _folded(reference, kept)
-    names = sorted(kept)
-    t = np.array([left.get(name, 0.0) for name in names])
-    r = np.array([right.get(name, 0.0) for name in names])
-    extra = ("(categories not kept)",) if left_rest or right_rest else ()
-    rest_t, rest_r = ([left_rest], [right_rest]) if extra else ([], [])
-    if len(names) <= bins:
-        return Shares(names=(*(name or "(missing)" for name in names), *extra),
-                      target=np.append(t, rest_t), reference=np.append(r, rest_r))
-    half = np.random.default_rng(0).binomial(np.round(r).astype(np.int64), 0.5).astype(np.float64)
-    share = np.cumsum(half[np.argsort(-half, kind="stable")])
-    by_frequency = np.argsort(-half, kind="stable")
-    which = np.empty(len(names), dtype=np.int64)
-    middle = (share - half[by_frequency] / 2) / max(share[-1], 1.0)
-    which[by_frequency] = np.minimum((middle * bins).astype(np.int64), bins - 1)
-    which[half == 0] = bins
-    used = np.unique(which)
-    labels = tuple("(new in the target)" if g == bins else f"frequency group {g + 1} of {bins}" for g in used)
-    position = np.searchsorted(used, which)
-    rest = np.maximum(r - half, 0.0)
-    return Shares(names=(*labels, *extra), target=np.append(weight_sums(position, t, len(used)), rest_t),
-                  reference=np.append(weight_sums(position, rest, len(used)), [v / 2 for v in rest_r]))
+    chosen = category_bins(target, reference, bins=bins)
+    return Shares(names=chosen.labels, target=chosen.counts(target), reference=chosen.counts(reference, reference=True))
 
 
 def _folded(summary: CategoryCountsSummary, kept: set[str]) -> tuple[dict[str, float], float]:

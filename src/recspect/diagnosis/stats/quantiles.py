@@ -167,6 +167,41 @@ class Quantiles(Stat[QuantilesSummary]):
 # ---------------------------------------------------------------------- two distributions
 
 
+@dataclass(frozen=True, kw_only=True)
+class QuantileBins:
+    """Bins of equal weight in a reference, then one each for missing and infinite values.
+
+    Args:
+        edges: Inner edges, ascending.
+    """
+
+    edges: Floats
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What each bin holds."""
+        edges = self.edges
+        inner = [f"below {edges[0]:g}", *(f"{a:g} to below {b:g}" for a, b in pairwise(edges)), f"{edges[-1]:g} and above"] if len(edges) else ["all values"]
+        return (*inner, "(missing)", "(infinite)")
+
+    def counts(self, side: QuantilesSummary) -> Floats:
+        """Weight per bin, shape (bins,)."""
+        below = np.concatenate([[0.0], side.cdf(self.edges, inclusive=False) if side.count else self.edges * 0, [1.0]])
+        return np.concatenate([np.diff(below) * side.count, [side.missing, side.infinite]])
+
+
+def quantile_bins(reference: QuantilesSummary, *, bins: int = 10) -> QuantileBins:
+    """The bins of `compare_quantiles`.
+
+    Raises:
+        Unavailable: The reference has no finite value.
+    """
+    if not reference.count:
+        raise Unavailable("the reference has no finite value")
+    edges = np.unique(reference.quantiles((np.arange(1, bins) / bins).tolist()))
+    return QuantileBins(edges=edges[edges > reference.low])
+
+
 def compare_quantiles(target: QuantilesSummary, reference: QuantilesSummary, *, bins: int = 10) -> Shares:
     """Both distributions over bins of equal weight in the reference, and one bin each for missing and infinite values.
 
@@ -175,20 +210,10 @@ def compare_quantiles(target: QuantilesSummary, reference: QuantilesSummary, *, 
     Raises:
         Unavailable: The reference has no finite value.
     """
-    if not reference.count:
-        raise Unavailable("the reference has no finite value")
-    edges = np.unique(reference.quantiles((np.arange(1, bins) / bins).tolist()))
-    edges = edges[edges > reference.low]
-    names = [f"below {edges[0]:g}" if len(edges) else "all values"]
-    names += [f"{a:g} to below {b:g}" for a, b in pairwise(edges)]
-    names += [f"{edges[-1]:g} and above"] if len(edges) else []
-    sides = []
-    for side in (target, reference):
-        below = np.concatenate([[0.0], side.cdf(edges, inclusive=False) if side.count else edges * 0, [1.0]])
-        sides.append(np.concatenate([np.diff(below) * side.count, [side.missing, side.infinite]]))
-    used = np.append(np.ones(len(names), dtype=bool), (sides[0] + sides[1])[-2:] > 0)
-    return Shares(names=tuple(np.array([*names, "(missing)", "(infinite)"], dtype=object)[used]),
-                  target=sides[0][used], reference=sides[1][used])
+    chosen = quantile_bins(reference, bins=bins)
+    left, right = chosen.counts(target), chosen.counts(reference)
+    used = np.append(np.ones(len(left) - 2, dtype=bool), (left + right)[-2:] > 0)
+    return Shares(names=tuple(np.array(chosen.labels, dtype=object)[used]), target=left[used], reference=right[used])
 
 
 def kolmogorov_smirnov(target: QuantilesSummary, reference: QuantilesSummary) -> float:

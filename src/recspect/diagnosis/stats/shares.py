@@ -74,7 +74,7 @@ class Shares:
         return self.psi_under_no_drift(level) / 8 / float(np.log(2))
 
 
-def chi_square_quantile(level: float, freedom: int) -> float:
+def chi_square_quantile(level: float, freedom: float) -> float:
     """Exact for one and two degrees of freedom, else by Wilson and Hilferty 1931, within 1.5%."""
     if freedom < 1:
         return 0.0

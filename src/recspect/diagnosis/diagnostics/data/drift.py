@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -20,15 +18,17 @@ from recspect.diagnosis.diagnostics.policy import (
     plural,
     require_rows,
     verdict_above,
-    with_normal_interval,
 )
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.evidence import DistributionPair, RankedTable
 from recspect.diagnosis.finding import Finding, Place, Remedy, Verdict
-from recspect.diagnosis.stat import Stat
-from recspect.diagnosis.stats.categories import CategoryCounts, compare_categories, unseen_share
-from recspect.diagnosis.stats.quantiles import Quantiles, compare_quantiles, kolmogorov_smirnov
+from recspect.diagnosis.jackknife import BucketedSummary
+from recspect.diagnosis.multiplicity import Check
+from recspect.diagnosis.stat import Bucketed
+from recspect.diagnosis.stats.categories import CategoryCounts, category_bins, unseen_share
+from recspect.diagnosis.stats.quantiles import Quantiles, kolmogorov_smirnov, quantile_bins
 from recspect.diagnosis.stats.shares import Shares
+from recspect.diagnosis.stats.shares_by_user import BucketedShares
 from recspect.diagnosis.tally import Tally
 from recspect.errors import Unavailable
 from recspect.schema import Field, Kind
@@ -40,18 +40,29 @@ MANY = 1000
 
 _KINDS = (Kind.CATEGORICAL, Kind.NUMERIC, Kind.MULTI_VALUED, Kind.SEQUENCE)
 _THRESHOLD = ("FAIL when PSI is surely above 0.25 and above what chance gives, WARN above 0.10 and above chance (99.9% of samples without "
-              "drift); ids, fields of many values and fields that follow the clock WARN at most")
+              "drift), each unlikely among all checks of the run (q < 0.05); ids, fields of many values and fields that follow the clock WARN at most")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Drift:
     field: Field
-    verdict: Verdict
     psi: Estimate
     chance: float
+    p_value: float
     shares: Shares
     effect: str
     note: str
+
+    @property
+    def check(self) -> Check:
+        return Check(p_value=self.p_value, effect=self.psi.value, minimum=max(WARN, self.chance))
+
+    def verdict(self, limit: float) -> Verdict:
+        """A field with a note differs by construction, and never fails."""
+        if self.check.counted > limit:
+            return Verdict.PASS
+        surely = verdict_above(self.psi, fail=max(FAIL, 2 * self.chance)) is Verdict.FAIL
+        return Verdict.FAIL if surely and not self.note else Verdict.WARN
 
 
 class Drift(Diagnostic):
@@ -60,7 +71,8 @@ class Drift(Diagnostic):
     code = "data.drift"
     question = "Do the held-out rows look like the rows that the model learned from?"
     sources = ("Yurdakul and Naranjo 2020, Statistical Properties of the Population Stability Index",
-               "Siddiqi 2006, Credit Risk Scorecards (0.10 and 0.25)", "Good 1953 (unseen categories)")
+               "Siddiqi 2006, Credit Risk Scorecards (0.10 and 0.25)", "Good 1953 (unseen categories)",
+               "Rao and Scott 1984, On Chi-Squared Tests for Multiway Contingency Tables (dependent rows)", "Benjamini and Hochberg 1995")
 
     def needs(self, scope: Scope) -> Needs:
         """Counts per category, or quantiles, of every field on both sides."""
@@ -68,78 +80,91 @@ class Drift(Diagnostic):
         fields = examined_fields(scope, *_KINDS, reference=True)
         if not fields:
             raise Unavailable("no field of the schema is a column of both the training and the held-out rows")
-        return Needs.of(both=[_stat(field) for field in fields])
+        scope.require_target("@cluster")
+        scope.require_reference("@cluster")
+        return Needs.of(both=[_stat(field, scope) for field in fields])
+
+    def checks(self, target: Tally, reference: Tally, scope: Scope) -> Sequence[Check]:
+        """PSI of every field."""
+        return [drift.check for drift in _drifts(target, reference, scope)]
 
     def judge(self, target: Tally, reference: Tally, scope: Scope) -> Iterable[Finding]:
         """One finding per drifting field, at most ten, and one for the others."""
-        drifts, skipped = [], []
-        for field in examined_fields(scope, *_KINDS, reference=True):
-            now, before = target.get_summary(_stat(field)), reference.get_summary(_stat(field))
-            require_rows(now.count + getattr(now, "missing", 0), "the held-out rows")
-            require_rows(before.count + getattr(before, "missing", 0), "the training rows")
-            try:
-                drifts.append(_measure(field, now, before, scope))
-            except Unavailable:
-                skipped.append(field.name)
-        if not drifts:
-            raise Unavailable(f"no field has values on both sides: {names(skipped)}")
-        drifts.sort(key=lambda d: (-d.verdict.severity, -d.psi.value, d.field.name))
-        bad = [drift for drift in drifts if drift.verdict is not Verdict.PASS]
+        drifts = _drifts(target, reference, scope)
+        verdicts = {drift.field.name: drift.verdict(scope.p_limit) for drift in drifts}
+        drifts.sort(key=lambda d: (-verdicts[d.field.name].severity, -d.psi.value, d.field.name))
+        bad = [drift for drift in drifts if verdicts[drift.field.name] is not Verdict.PASS]
         for drift in bad[:SHOWN]:
-            yield _finding(drift)
+            yield _finding(drift, verdicts[drift.field.name])
         table = RankedTable(title="Which fields changed most?", columns=("field", "PSI", "by chance up to", "verdict"),
-                            rows=tuple((d.field.name, round(d.psi.value, 4), round(d.chance, 4), d.verdict.value) for d in drifts[:30]))
+                            rows=tuple((d.field.name, round(d.psi.value, 4), round(d.chance, 4), verdicts[d.field.name].value) for d in drifts[:30]))
         if bad[SHOWN:]:
             more = bad[SHOWN:]
-            yield Finding(code=self.code, verdict=more[0].verdict, estimate=more[0].psi, evidence=(table,), threshold=_THRESHOLD, limit=more[0].psi.value,
+            yield Finding(code=self.code, verdict=verdicts[more[0].field.name], estimate=more[0].psi, evidence=(table,), threshold=_THRESHOLD, limit=more[0].psi.value,
                           claim=f"{plural(len(more), 'more field')} changed: {names([d.field.name for d in more])}.", sources=self.sources)
-        rest = [drift for drift in drifts if drift.verdict is Verdict.PASS]
+        rest = drifts[len(bad):]
         if rest:
             yield Finding(code=self.code, verdict=Verdict.PASS, estimate=rest[0].psi, evidence=(table,), threshold=_THRESHOLD,
                           claim=f"{plural(len(rest), 'field')} look the same in the held-out and the training rows: the largest change, "
                                 f"of {rest[0].field.name}, is a PSI of {number(rest[0].psi.value, 3)}.", sources=self.sources)
 
 
-def _stat(field: Field) -> Stat[Any]:
-    return Quantiles(column=field.name) if field.kind is Kind.NUMERIC else CategoryCounts(column=field.name)
+def _stat(field: Field, scope: Scope) -> Bucketed:
+    return scope.bucketed(Quantiles(column=field.name) if field.kind is Kind.NUMERIC else CategoryCounts(column=field.name))
 
 
-def _measure(field: Field, now: Any, before: Any, scope: Scope) -> _Drift:
-    note, soft = "", False
+def _drifts(target: Tally, reference: Tally, scope: Scope) -> list[_Drift]:
+    """Every field that has values on both sides.
+
+    Raises:
+        Unavailable: Too few rows, or no field has.
+    """
+    drifts, skipped = [], []
+    for field in examined_fields(scope, *_KINDS, reference=True):
+        now, before = target.get_summary(_stat(field, scope)), reference.get_summary(_stat(field, scope))
+        for side, name in ((now.total, "the held-out rows"), (before.total, "the training rows")):
+            require_rows(side.count + (side.missing if field.kind is Kind.NUMERIC else 0), name)
+        try:
+            drifts.append(_measure(field, now, before, scope))
+        except Unavailable:
+            skipped.append(field.name)
+    if not drifts:
+        raise Unavailable(f"no field has values on both sides: {names(skipped)}")
+    return drifts
+
+
+def _measure(field: Field, now: BucketedSummary, before: BucketedSummary, scope: Scope) -> _Drift:
+    note = ""
     if field.kind is Kind.NUMERIC:
-        shares = compare_quantiles(now, before)
-        gap = kolmogorov_smirnov(now, before)
+        shares = _numeric_shares(now, before)
+        gap = kolmogorov_smirnov(now.total, before.total)
         effect = f"the two distribution functions differ by up to {percent(gap)} of the rows"
-        if now.low > before.high or field.name == scope.schema.time:
-            note, soft = "It follows the clock: with a split by time it differs by construction.", True
+        if now.total.low > before.total.high or field.name == scope.schema.time:
+            note = "It follows the clock: with a split by time it differs by construction."
     else:
-        shares = compare_categories(now, before)
-        effect = f"{percent(shares.total_variation)} of the rows would have to change category to look like training"
-        if is_identity(field.name, scope) or before.distinct > MANY:
-            unseen, expected = unseen_share(now, before)
+        shares = _category_shares(now, before)
+        effect = f"{percent(shares.shares.total_variation)} of the rows would have to change category to look like training"
+        if is_identity(field.name, scope) or before.total.distinct > MANY:
+            unseen, expected = unseen_share(now.total, before.total)
             effect += f"; {percent(unseen)} of the rows have a value never seen in training, where {percent(expected)} is expected by chance"
-            note, soft = "New values come and old ones leave with time in every catalogue, so this alone is not a fault.", True
-    psi = _interval(shares)
-    chance = shares.psi_under_no_drift(0.999)
-    verdict = verdict_above(psi, fail=max(FAIL, 2 * chance)) if psi.value > max(WARN, chance) else Verdict.PASS
-    if verdict is Verdict.PASS and psi.value > max(WARN, chance):
-        verdict = Verdict.WARN
-    if soft and verdict is Verdict.FAIL:
-        verdict = Verdict.WARN
-    return _Drift(field=field, verdict=verdict, psi=psi, chance=chance, shares=shares, effect=effect, note=note)
+            note = "New values come and old ones leave with time in every catalogue, so this alone is not a fault."
+    return _Drift(field=field, psi=shares.psi(), chance=shares.psi_under_no_drift(), p_value=shares.p_value(), shares=shares.shares, effect=effect, note=note)
 
 
-def _interval(shares: Shares) -> Estimate:
-    """PSI with its multinomial standard error by the delta method; rows are taken as independent."""
-    p, q = shares.smoothed
-    n, m = float(shares.target.sum()), float(shares.reference.sum())
-    slope_p, slope_q = np.log(p / q) + 1 - q / p, -np.log(p / q) + 1 - p / q
-    variance = ((slope_p**2 * p).sum() - (slope_p * p).sum() ** 2) / n + ((slope_q**2 * q).sum() - (slope_q * q).sum() ** 2) / m
-    found = with_normal_interval(shares.psi, math.sqrt(max(float(variance), 0.0)), unit="PSI", n=int(n))
-    return Estimate(value=found.value, low=max(found.low or 0.0, 0.0), high=found.high, unit="PSI", n=int(n))
+def _numeric_shares(now: BucketedSummary, before: BucketedSummary) -> BucketedShares:
+    bins = quantile_bins(before.total)
+    left, right = (np.array([bins.counts(part) for part in side.parts]) for side in (now, before))
+    used = np.append(np.ones(left.shape[1] - 2, dtype=bool), (left + right).sum(0)[-2:] > 0)
+    return BucketedShares(names=tuple(np.array(bins.labels, dtype=object)[used]), target=left[:, used], reference=right[:, used])
 
 
-def _finding(drift: _Drift) -> Finding:
+def _category_shares(now: BucketedSummary, before: BucketedSummary) -> BucketedShares:
+    bins = category_bins(now.total, before.total)
+    return BucketedShares(names=bins.labels, target=np.array([bins.counts(part) for part in now.parts]), halved=bins.halved,
+                          reference=np.array([bins.counts(part, reference=True) for part in before.parts]))
+
+
+def _finding(drift: _Drift, verdict: Verdict) -> Finding:
     name, shares = drift.field.name, drift.shares
     pair = DistributionPair(
         title=f"How did {name} change?", x_title=name, bins=shares.names, target=tuple((shares.target / shares.target.sum()).tolist()),
@@ -150,8 +175,8 @@ def _finding(drift: _Drift) -> Finding:
     moved = (f"'{shares.names[where]}' went from {percent(shares.reference[where] / shares.reference.sum())} of the training rows to "
              f"{percent(shares.target[where] / shares.target.sum())}")
     return Finding(
-        code=Drift.code, verdict=drift.verdict, place=Place(kind="field", name=name), estimate=drift.psi, threshold=_THRESHOLD,
-        limit=max(FAIL, 2 * drift.chance) if drift.verdict is Verdict.FAIL else max(WARN, drift.chance),
+        code=Drift.code, verdict=verdict, place=Place(kind="field", name=name), estimate=drift.psi, threshold=_THRESHOLD,
+        limit=max(FAIL, 2 * drift.chance) if verdict is Verdict.FAIL else max(WARN, drift.chance),
         claim=f"{name} changed between training and held-out rows: {moved}; {drift.effect} (PSI {between(drift.psi, 3)}, by chance at most "
               f"{number(drift.chance, 3)}). {drift.note}".strip(),
         meaning="The model is asked about rows unlike those it learned from; its quality there was never measured.",
