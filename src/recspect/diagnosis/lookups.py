@@ -184,10 +184,11 @@ def parameter_names(model: nn.Module) -> dict[int, str]:
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[list[str]]:
+def undisturbed(model: nn.Module, *, naming: bool = True) -> Iterator[list[str]]:
     """Evaluation mode, frozen parameters and a stack of the running modules' names; all of it undone, also after an exception.
 
-    Yields the stack: its last entry is the innermost module whose forward is running.
+    Yields the stack: its last entry is the innermost module whose forward is running. Without `naming` no hook is installed and the
+    stack stays empty: for passes that keep no activations, which need no names.
     """
     training = {module: module.training for module in model.modules()}
     frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -201,7 +202,7 @@ def undisturbed(model: nn.Module) -> Iterator[list[str]]:
         stack.pop()
 
     try:
-        for name, module in model.named_modules():
+        for name, module in model.named_modules() if naming else ():
             hooks.append(module.register_forward_pre_hook(enter(name)))
             hooks.append(module.register_forward_hook(leave, always_call=True))
         model.eval()

@@ -1,0 +1,321 @@
+"""Points of the path, evaluated many at a time: replayed lookups in, scores and contributions per column out.
+
+Shapes: B rows of the recording, n nodes, C columns (one per lookup, per column of a fused lookup, per entry of a list, per dense input), K lookups of one shape.
+
+Rows times nodes run as one batch, node by node, so that matrices are wide and Python is called seldom. Lookups of one shape lie in one tensor: one operation moves
+them all along the path, and one gives their contributions. What a point leaves behind is one number per row and column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recspect.diagnosis.batch import Batch
+from recspect.diagnosis.lookups import Lookup
+from recspect.diagnosis.probes.attribution.baselines import Baseline
+from recspect.diagnosis.probes.attribution.kinks import AveragedKinks, Cells
+from recspect.diagnosis.sites import Site, Sites, check_same, input_tensors
+from recspect.diagnosis.subject import TorchSubject
+from recspect.errors import SubjectError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What one row, once and twice, tells about a model: what is per row, and what a point of a row costs.
+
+    Args:
+        per_row: Per lookup, whether its output grows with the rows (a table of positions does not).
+        repeatable: Whether the inputs are a dict of tensors that all begin with the rows, so that rows are repeated by tensor; else they are encoded again.
+        point_bytes: What a row holds while a point is evaluated: saved activations, moved lookups and their gradients.
+        row_bytes: What a row holds from its recording on.
+        columns: C.
+    """
+
+    per_row: tuple[bool, ...]
+    repeatable: bool
+    point_bytes: int
+    row_bytes: int
+    columns: int
+
+    @classmethod
+    def of(cls, subject: TorchSubject, sites: Sites, stack: list[str], batch: Batch) -> Layout:
+        """Look at the first row.
+
+        Raises:
+            SubjectError: A field's lookup does not grow with the rows, or not row by row.
+        """
+        once, twice = (subject.encode(batch.take(np.zeros(count, dtype=np.int64))) for count in (1, 2))
+        with torch.no_grad():
+            one, two = subject.run(once, stack), subject.run(twice, stack)
+        check_same(sites, two)
+        per_row = []
+        for site, a, b in zip(sites.lookups, one.lookups, two.lookups, strict=True):
+            grows = a.output.dim() > 0 and b.output.shape[0] == 2 * a.output.shape[0]
+            if site.parts and not (grows and _row_by_row(a, b)):
+                raise SubjectError(f"lookup {site.table} of shape {tuple(b.output.shape)} does not begin with the rows of the batch (2)",
+                                   hint="contributions are per row: look ids up for every row, or declare the lookup as '' to leave it out")
+            per_row.append(grows)
+        values = [lookup.output.detach() for lookup in two.lookups]
+        held: dict[int, int] = {}
+
+        def count(tensor: Tensor) -> Tensor:
+            if not isinstance(tensor, torch.nn.Parameter) and tensor.shape[:1] and tensor.shape[0] % 2 == 0:
+                held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        known = {parameter.untyped_storage().data_ptr() for parameter in subject.model.parameters()}
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            subject.run(twice, stack, replay=[value.clone().requires_grad_() for value in values])
+        saved = sum(size for address, size in held.items() if address not in known) // 2
+        looked = sum(value.numel() * value.element_size() for value, grows in zip(values, per_row, strict=True) if grows) // 2
+        columns = sum(value.numel() // value.shape[-1] for value, grows in zip(values, per_row, strict=True) if grows) // 2 + len(sites.dense)
+        return cls(tuple(per_row), _repeatable(once, twice), max(1, saved + 4 * looked), max(1, 4 * looked), columns)
+
+
+def _row_by_row(a: Lookup, b: Lookup) -> bool:
+    """Whether the flat ids of two equal rows are those of one row, twice in a row."""
+    return b.output.shape[0] == 2 or torch.equal(b.ids.reshape(-1), torch.cat([a.ids.reshape(-1)] * 2))
+
+
+def _repeatable(once: Any, twice: Any) -> bool:
+    return isinstance(once, dict) and all(isinstance(once[name], Tensor) and once[name].dim() and twice[name].shape[0] == 2 * once[name].shape[0] == 2
+                                          for name in once)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Lookups of one shape: start (None for zero) and delta, shape [K, B, ..., D], and the place of each among the calls.
+
+    `flat` where the model looks up all entries of all rows at once, so that it wants [B * L, D].
+    """
+
+    places: tuple[int, ...]
+    start: Tensor | None
+    delta: Tensor
+    flat: bool
+
+
+def _groups(values: Sequence[Tensor], begin: Sequence[Tensor | None], sites: Sequence[Site], rows: int) -> list[_Group]:
+    found: dict[Any, list[tuple[int, Tensor, Tensor | None]]] = {}
+    for place, (site, value, start) in enumerate(zip(sites, values, begin, strict=True)):
+        if not site.parts:
+            continue
+        flat = value.shape[0] != rows
+        shaped = value.reshape(rows, -1, value.shape[-1]) if flat else value
+        if start is not None:
+            start = start.reshape(shaped.shape) if start.shape == value.shape else start.to(shaped).expand_as(shaped)  # noqa: PLW2901
+        found.setdefault((shaped.shape, shaped.dtype, flat, start is None), []).append((place, shaped, start))
+    groups = []
+    for (*_, flat, from_zero), members in found.items():
+        ends = torch.stack([value for _, value, _ in members])
+        starts = None if from_zero else torch.stack([start for _, _, start in members])
+        groups.append(_Group(tuple(place for place, *_ in members), starts, ends if starts is None else ends - starts, flat))
+    return groups
+
+
+@dataclass(frozen=True)
+class Points:
+    """Scores at n nodes, shape [n, B], and contributions per column, shape [n, B, C]; how many activations had averaged kinks."""
+
+    score: Tensor
+    columns: Tensor
+    averaged: int
+
+
+class Recording:
+    """The lookups of some rows, and the way to them from a baseline.
+
+    Args:
+        subject: The model; runs inside `undisturbed`, whose stack is `stack`.
+        sites: Which lookup belongs to which field.
+        layout: See `Layout`.
+        batch: The rows.
+        baseline: Where the path begins, for these rows.
+        points_at_a_time: Rows times nodes in one pass.
+    """
+
+    def __init__(self, subject: TorchSubject, sites: Sites, stack: list[str], layout: Layout, batch: Batch, baseline: Baseline,
+                 points_at_a_time: int) -> None:
+        self.subject, self.sites, self.stack, self.layout, self.batch = subject, sites, stack, layout, batch
+        self.points_at_a_time = points_at_a_time
+        self.inputs = subject.encode(batch)
+        with torch.no_grad():
+            trace = subject.run(self.inputs, stack)
+        check_same(sites, trace)
+        self.score = trace.additive.detach()
+        self.has_logit = trace.logit is not None
+        values = [lookup.output.detach() for lookup in trace.lookups]
+        tensors = input_tensors(self.inputs)
+        dense = {name: tensors[name] for name in sites.dense}
+        begin, dense_begin = self._begin(baseline, values, dense)
+        self.fixed = {k: value for k, (site, value) in enumerate(zip(sites.lookups, values, strict=True)) if not site.parts}
+        self.groups = _groups(values, begin, sites.lookups, batch.rows)
+        self.dense = {name: (dense_begin[name], value - dense_begin[name]) for name, value in dense.items()}
+        self.by_field, self.by_entry = self._columns()
+
+    def _begin(self, baseline: Baseline, values: Sequence[Tensor], dense: Mapping[str, Tensor]) -> tuple[list[Tensor | None], dict[str, Tensor]]:
+        """Lookups and dense inputs at the baseline, per row; None for zero."""
+        if baseline.is_fixed:
+            return list(baseline.lookups), {name: baseline.dense[name].to(value).expand_as(value) for name, value in dense.items()}
+        inputs = baseline.inputs(self.subject, self.inputs)
+        with torch.no_grad():
+            trace = self.subject.run(inputs, self.stack)
+        check_same(self.sites, trace)
+        begin = [lookup.output.detach() for lookup in trace.lookups]
+        for site, own, other in zip(self.sites.lookups, values, begin, strict=True):
+            if own.shape != other.shape:
+                raise SubjectError(f"lookup {site.table} gives {tuple(own.shape)} for the rows, but {tuple(other.shape)} for their baseline",
+                                   hint="pad the lists of both to one length, or take only fields without lists from the baseline rows")
+        found = input_tensors(inputs)
+        return list(begin), {name: found[name] for name in dense}
+
+    def _columns(self) -> tuple[dict[str, Tensor], dict[str, list[Tensor]]]:
+        """Positions among the columns by field, and per list field the positions of its entries in each of its lookups."""
+        by_field: dict[str, list[Tensor]] = {}
+        by_entry: dict[str, list[Tensor]] = {}
+        first = 0
+        for group in self.groups:
+            width = int(np.prod(group.delta.shape[2:-1], dtype=np.int64))
+            for place in group.places:
+                own = torch.arange(first, first + width)
+                first += width
+                for part in self.sites.lookups[place].parts:
+                    grid = own.reshape(group.delta.shape[2:-1])
+                    mine = own if part.columns is None else grid[list(part.columns)].reshape(-1)
+                    by_field.setdefault(part.field, []).append(mine)
+                    if group.delta.dim() == 4 and len(mine) > 1:
+                        by_entry.setdefault(part.field, []).append(mine)
+        for name in self.sites.dense:
+            by_field.setdefault(name, []).append(torch.tensor([first]))
+            first += 1
+        self.width = first
+        return {name: torch.cat(found) for name, found in by_field.items()}, by_entry
+
+    @property
+    def rows(self) -> int:
+        """B."""
+        return self.batch.rows
+
+    def start_score(self) -> Tensor:
+        """The score at the baseline, shape [B]; one forward pass."""
+        with torch.no_grad():
+            return self._scores(np.array([0.0]), slice(0, self.rows)).reshape(-1)
+
+    def evaluate(self, nodes: NDArray[np.float64], edges: NDArray[np.float64] | None = None, rows: NDArray[np.int64] | None = None) -> Points:
+        """Scores and contributions at every node, for all rows or those given.
+
+        Args:
+            nodes: Increasing, in [0, 1], shape (n,).
+            edges: Ends of the nodes' cells, shape (n + 1,), to average kinks over; None takes derivatives as they are.
+            rows: Positions among the recording's rows.
+        """
+        if rows is not None and not self.layout.repeatable:  # what is encoded again may be padded otherwise: all rows or none
+            found = self.evaluate(nodes, edges)
+            kept = torch.from_numpy(rows)
+            return Points(found.score[:, kept], found.columns[:, kept], found.averaged)
+        n, count = len(nodes), self.rows if rows is None else len(rows)
+        at_a_time = max(3, self.points_at_a_time)
+        together = max(1, at_a_time // n) if self.layout.repeatable else count
+        window = n if n <= at_a_time else at_a_time - 2
+        score = self.score.new_empty(n, count)
+        columns = self.score.new_empty(n, count, self.width)
+        averaged = 0
+        for start in range(0, count, together):
+            chosen = slice(start, start + together) if rows is None else torch.from_numpy(rows[start:start + together])
+            for low in range(0, n, window):
+                high = min(n, low + window)
+                # a node's cell needs its neighbours, also where these belong to the next window
+                left, right = (max(0, low - 1), min(n, high + 1)) if edges is not None else (low, high)
+                cells = None if edges is None or right - left < 2 else Cells(nodes[left:right], edges[left:right + 1])
+                values, parts, met = self._gradients(nodes[left:right], chosen, cells)
+                score[low:high, start:start + together] = values[low - left:high - left]
+                columns[low:high, start:start + together] = parts[low - left:high - left]
+                averaged += met
+        return Points(score, columns, averaged)
+
+    # ------------------------------------------------------------------ one pass
+
+    def _scores(self, nodes: NDArray[np.float64], rows: slice | Tensor) -> Tensor:
+        moved, dense = self._moved(nodes, rows)
+        return self._forward(len(nodes), rows, moved, dense)
+
+    def _gradients(self, nodes: NDArray[np.float64], rows: slice | Tensor, cells: Cells | None) -> tuple[Tensor, Tensor, int]:
+        n = len(nodes)
+        moved, dense = self._moved(nodes, rows)
+        leaves = [*moved, *dense.values()]
+        for leaf in leaves:
+            leaf.requires_grad_()
+        with torch.enable_grad():
+            if cells is None:
+                met, out = 0, self._forward(n, rows, moved, dense)
+            else:
+                with AveragedKinks(cells, n * len(self.score[rows])) as mode:
+                    out = self._forward(n, rows, moved, dense)
+                met = mode.met
+            if not out.requires_grad:
+                raise SubjectError("the score does not depend on the lookups by differentiable operations",
+                                   hint="the model may run under torch.no_grad() or detach its embeddings; give forward=... that does not")
+            gradients = torch.autograd.grad(out.sum(), leaves, allow_unused=True)
+        out = out.detach().reshape(n, -1)
+        parts = []
+        for group, gradient in zip(self.groups, gradients, strict=False):
+            delta = group.delta[:, rows]
+            k, b = delta.shape[:2]
+            width = delta[0, 0].numel() // delta.shape[-1] if b else 0
+            if gradient is None:
+                parts.append(out.new_zeros(n, b, k * width))
+                continue
+            product = torch.linalg.vecdot(gradient, delta.unsqueeze(1))  # several times as fast as multiplying and summing
+            parts.append(product.reshape(k, n, b, width).permute(1, 2, 0, 3).reshape(n, b, k * width))
+        for (_, delta), gradient in zip(self.dense.values(), gradients[len(self.groups):], strict=True):
+            mine = delta[rows]
+            parts.append(out.new_zeros(n, len(mine), 1) if gradient is None else
+                         (gradient.reshape(n, *mine.shape) * mine).reshape(n, len(mine), -1).sum(-1, keepdim=True))
+        return out, torch.cat(parts, 2), met
+
+    def _moved(self, nodes: NDArray[np.float64], rows: slice | Tensor) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Lookups, shape [K, n, B, ..., D] per group, and dense inputs, shape [n * B, ...], at the nodes."""
+        def between(start: Tensor | None, delta: Tensor, dimension: int) -> Tensor:
+            along = torch.as_tensor(nodes, dtype=delta.dtype, device=delta.device)
+            along = along.reshape(*[1] * dimension, -1, *[1] * (delta.dim() - dimension))
+            step = delta.unsqueeze(dimension)
+            return step * along if start is None else torch.addcmul(start.unsqueeze(dimension), step, along)
+
+        moved = [between(None if group.start is None else group.start[:, rows], group.delta[:, rows], 1) for group in self.groups]
+        return moved, {name: between(start[rows], delta[rows], 0).flatten(0, 1) for name, (start, delta) in self.dense.items()}
+
+    def _forward(self, n: int, rows: slice | Tensor, moved: Sequence[Tensor], dense: Mapping[str, Tensor]) -> Tensor:
+        replay: list[Tensor | None] = [None] * len(self.sites.lookups)
+        for group, values in zip(self.groups, moved, strict=True):
+            for place, value in zip(group.places, values.unbind(0), strict=True):
+                replay[place] = value.flatten(0, 2 if group.flat else 1)
+        for place, value in self.fixed.items():
+            if not self.layout.per_row[place]:
+                replay[place] = value
+            else:
+                own = value.reshape(self.rows, -1, *value.shape[1:])[rows]
+                replay[place] = own.repeat(n, *[1] * (own.dim() - 1)).flatten(0, 1)
+        trace = self.subject.run(self._inputs(n, rows, dense), self.stack, replay=replay)
+        return trace.additive
+
+    def _inputs(self, n: int, rows: slice | Tensor, dense: Mapping[str, Tensor]) -> Any:
+        if self.layout.repeatable:
+            own = {name: value[rows] for name, value in self.inputs.items() if name not in dense}
+            return {**{name: value.repeat(n, *[1] * (value.dim() - 1)) for name, value in own.items()}, **dense}
+        inputs = self.inputs if n == 1 else self.subject.encode(self.batch.take(np.tile(np.arange(self.rows), n)))
+        if not dense:
+            return inputs
+        if isinstance(inputs, dict):
+            return {**inputs, **dense}
+        if isinstance(inputs, Tensor):
+            return dense["input"]
+        raise SubjectError(f"dense inputs inside a {type(inputs).__name__} cannot be replaced",
+                           hint="let encode(batch) return a dict, and take it apart in forward=lambda model, inputs: ...")
+
