@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 Inputs = Any
 """What the model's forward takes: usually a dict of field name to tensor."""
 
+SCORE_ROWS = 4096
+"""Rows in one forward pass: activations of more no longer fit the processor's cache, which costs half as much again per row."""
+
 
 class Subject(ABC):
     """Any scoring model.
@@ -140,11 +143,21 @@ class TorchSubject(Subject):
         return replayed(lambda: self._output(inputs), self._names, stack, values)
 
     def score(self, batch: Batch) -> NDArray[np.float64]:
+        parts = [self.score_encoded(self.encode(part), part.rows) for part in batch.pieces(SCORE_ROWS)]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    def score_encoded(self, inputs: Inputs, rows: int) -> NDArray[np.float64]:
+        """`score` of rows that `encode` has encoded."""
         import torch
 
         with self.undisturbed(), torch.no_grad():
-            output = self._output(self.encode(batch))
-        return as_scores(output, batch.rows)
+            output = self._output(inputs)
+        return as_scores(output, rows)
+
+    def with_model(self, model: torch.nn.Module) -> TorchSubject:
+        """The same subject with other weights, such as those of another epoch: both read the same encoded rows."""
+        return TorchSubject(model, fields=self.fields, encode=self.encoding, forward=self.forward, sites=self.declared_sites,
+                            name=self.name, sample_rows=self.sample_rows)
 
     # ------------------------------------------------------------------ structure
 

@@ -147,17 +147,16 @@ def examine(subject: Subject, target: Any, schema: Schema, *, reference: Any = N
     train = None if reference is None else _loaded(read(reference, name="training rows"))
     fields = subject.fields or schema.field_names
     side, other = Side(), Side()
-    scores: list[Probe] = [ScoreProbe(subject)]
-    scores += [ScoreProbe(model, column=f"@score:epoch-{epoch}") for epoch, model in sorted((epochs or {}).items())]
+    scores = ScoreProbe(subject, others={f"@score:epoch-{epoch}": model for epoch, model in sorted((epochs or {}).items())})
     baselines = None
     if train is not None:
         say("fitting baselines")
         baselines = fitted_baselines(train, schema)
-    probes = [*standard_probes(schema, list(held_out), score_from_table=False), *scores]
+    probes = [*standard_probes(schema, list(held_out), score_from_table=False), scores]
     side.views.append(View.over(read(held_out, name="held-out rows"), [*probes, *([baselines] if baselines else [])]))
     if train is not None:
         own = standard_probes(schema, list(train), score_from_table=False)
-        other.views.append(View.over(read(train, name="training rows"), [*own, *scores]))
+        other.views.append(View.over(read(train, name="training rows"), [*own, scores]))
     layers: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
     if isinstance(subject, TorchSubject):

@@ -97,7 +97,8 @@ def examine_run(folder: str | Path, *, data: Any = None, slices: Sequence[Slice]
         raise RunError(f"run {run.id} was trained on other data: fingerprint {run.record['data_fingerprint']}, "
                        f"this data has {tables.fingerprint}", hint="give the same rows in the same order")
     subject = subject_of(run)
-    epochs = {figures["epoch"]: subject_of(run, figures["epoch"]) for figures in run.epochs}
+    epochs = {figures["epoch"]: subject if figures["epoch"] == run.best_epoch else subject.with_model(run.load_model(figures["epoch"]))
+              for figures in run.epochs}
     say("making lists")
     lists = lists_of(subject, tables.train, tables.test, run)
     steps = run.steps()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,28 +12,45 @@ import torch.nn.functional as F
 from recspect.diagnosis.batch import Batch, Column, Ragged
 from recspect.diagnosis.probe import Probe
 from recspect.diagnosis.sites import check_same
-from recspect.diagnosis.subject import Subject, TorchSubject
+from recspect.diagnosis.subject import SCORE_ROWS, Subject, TorchSubject
 
 
 class ScoreProbe(Probe):
-    """Adds the model's score under the given name.
+    """Adds the scores of one or several models.
+
+    A model that stands under several names is run once, and PyTorch models that share their encoding (see
+    `TorchSubject.with_model`) share the encoded rows.
 
     Args:
-        subject: Any model.
+        subject: Any model; its scores are the column `column`.
         column: Name of the added column.
+        others: More models by the name of their column.
         rows: Rows scored at a time.
     """
 
-    def __init__(self, subject: Subject, *, column: str = "@score", rows: int = 16_384) -> None:
-        self.subject, self.column, self.rows = subject, column, rows
+    def __init__(self, subject: Subject, *, column: str = "@score", others: Mapping[str, Subject] | None = None,
+                 rows: int = SCORE_ROWS) -> None:
+        self.subjects = {column: subject, **(others or {})}
+        self.rows = rows
 
     @property
     def adds(self) -> tuple[str, ...]:
-        return (self.column,)
+        return tuple(self.subjects)
 
     def observe(self, batch: Batch) -> Mapping[str, Column]:
-        parts = [self.subject.score(batch.take(slice(start, start + self.rows))) for start in range(0, batch.rows, self.rows)]
-        return {self.column: np.concatenate(parts) if parts else np.zeros(0)}
+        distinct = {id(subject): subject for subject in self.subjects.values()}
+        parts: dict[int, list[np.ndarray]] = {key: [] for key in distinct}  # type: ignore[type-arg]
+        for piece in batch.pieces(self.rows):
+            encoded: dict[Any, Any] = {}
+            for key, subject in distinct.items():
+                if not isinstance(subject, TorchSubject):
+                    parts[key].append(subject.score(piece))
+                    continue
+                if subject.encoding not in encoded:
+                    encoded[subject.encoding] = subject.encode(piece)
+                parts[key].append(subject.score_encoded(encoded[subject.encoding], piece.rows))
+        scores = {key: np.concatenate(found) if found else np.zeros(0) for key, found in parts.items()}
+        return {column: scores[id(subject)] for column, subject in self.subjects.items()}
 
 
 class InternalsProbe(Probe):
