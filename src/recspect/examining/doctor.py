@@ -30,7 +30,8 @@ def examine_lookups(*, run: Path | None = None, subject: Any = None, table: Any 
     elif subject is not None and table is not None:
         source = read(table)
     else:
-        raise UsageError("doctor needs a run directory, or --subject file.py:function with --eval TABLE")
+        raise UsageError("doctor needs a run directory, or --subject file.py:function with --eval TABLE",
+                         hint="recspect doctor RUN, or recspect doctor --subject model.py:load --eval table.parquet")
     if not isinstance(subject, TorchSubject):
         return f"{subject.name}: only its scores can be seen; permutation and ablation work, gradients do not."
     return account(subject, next(iter(source.batches(rows=rows))), steps=steps)
