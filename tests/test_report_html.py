@@ -320,6 +320,15 @@ def test_remedies_and_causes_shared_by_many_places_are_told_once():
     assert "Leak in 9 fields" in words
 
 
+def test_a_remedy_that_differs_only_by_place_is_told_for_the_first_and_counted():
+    findings = tuple(Finding(code="a.slice", verdict=Verdict.FAIL, claim=f"Slice {i} is off.", place=Place(kind="slice", name=f"{i}"),
+                             remedies=(Remedy(code="inspect", text=f"Look into {i}.", command=f"look {i}"), Remedy(code="weigh", text="Give it weight.")))
+                     for i in range(5))
+    words = Page(html.render(Report(findings=findings))).words
+    assert "Look into 0. The same for 4 other places. look 0 look 1 look 2 Give it weight." in " ".join(words.replace("look", " look").replace("Give", " Give").split())
+    assert "Look into 1." not in words
+
+
 def test_large_provenance_is_folded_and_bounded():
     text = html.render(Report(provenance={"schema": {f"field_{i}": "x" * 50 for i in range(5000)}, "run": "7"}))
     assert len(text) < 100_000

@@ -38,6 +38,8 @@ SIGNS = {Verdict.FAIL: "✕", Verdict.WARN: "!", Verdict.UNKNOWN: "?", Verdict.P
 _CODE = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*")
 _PROVENANCE_LIMIT = 20_000
 _WIDE_COLUMNS = 6
+_COMMANDS = 3
+"""Commands shown of one remedy; the JSON has those of every place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,11 +202,19 @@ def _card(number: int, group: Sequence[Finding], drawings: Drawings) -> Card:
 
 
 def _remedies(group: Sequence[Finding]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """(text, commands) of each remedy by its code, in order: what differs only by place is told for the first and counted."""
+    texts: dict[str, dict[str, None]] = {}
     commands: dict[str, dict[str, None]] = {}
     for finding in group:
         for remedy in finding.remedies:
-            commands.setdefault(clean(remedy.text), {}).update({clean(remedy.command, limit=2000): None} if remedy.command.strip() else {})
-    return tuple((text, tuple(some)[:5]) for text, some in commands.items())
+            texts.setdefault(remedy.code, {})[clean(remedy.text)] = None
+            commands.setdefault(remedy.code, {}).update({clean(remedy.command, limit=2000): None} if remedy.command.strip() else {})
+    result = []
+    for code, told in texts.items():
+        first, *others = told
+        more = f" The same for {counted(len(others), 'other place')}." if others else ""
+        result.append((first + more, tuple(commands[code])[:_COMMANDS]))
+    return tuple(result)
 
 
 def _unanswered(findings: Sequence[Finding], drawings: Drawings) -> list[Unanswered]:
