@@ -54,14 +54,21 @@ class ItemKNN:
         interactions = Interactions.from_pairs(users, items, n_users=n_users, n_items=n_items, weights=weights)
         norms = np.sqrt(np.bincount(interactions.items, interactions.weights**2, minlength=n_items))
         kept = min(self.neighbours, n_items)
-        neighbours = np.empty((n_items, kept), dtype=np.int64)
-        similarities = np.empty((n_items, kept))
-        for first, products in interactions.gram(block=max(1, BLOCK_BYTES // (8 * n_items))):
+        neighbours, similarities = np.zeros((n_items, kept), dtype=np.int64), np.zeros((n_items, kept))
+        had = np.flatnonzero(norms)  # an item that nobody had is like no other: in a large catalogue these are most
+        if not len(had):
+            return FittedItemKNN.of(interactions, neighbours, similarities)
+        place = np.cumsum(norms > 0) - 1
+        among = Interactions.from_pairs(np.repeat(np.arange(n_users), interactions.lengths), place[interactions.items], n_users=n_users,
+                                        n_items=len(had), weights=interactions.weights)
+        near = min(kept, len(had))
+        for first, products in among.gram(block=max(1, BLOCK_BYTES // (8 * len(had)))):
             rows = np.arange(first, first + len(products))
             products[rows - first, rows] = 0.0  # no item is its own neighbour
-            scale = norms[rows, None] * norms + self.shrinkage
+            scale = norms[had[rows], None] * norms[had] + self.shrinkage
             cosine = np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
-            neighbours[rows], similarities[rows] = top_k(cosine, kept)
+            alike, how_much = top_k(cosine, near)
+            neighbours[had[rows], :near], similarities[had[rows], :near] = had[alike], how_much
         return FittedItemKNN.of(interactions, neighbours, similarities)
 
 
