@@ -24,7 +24,9 @@ def listed(seed, ranker, *, k=10):
     count = np.bincount(train["item"], minlength=300)
     noise = rng.gumbel(size=(200, 300))
     # popular: the same for all. alike: items drawn as often as users interact with them. even: any item.
-    scores = {"popular": np.tile(count, (200, 1)), "alike": np.log(count + 1e-9) + noise, "even": noise}[ranker]
+    # favourites: what a click model makes of a whole catalogue, a pool of 22 items for everyone in an order of one's own.
+    pool = np.where(np.arange(300) < 22, 10.0 - np.arange(300) / 3, 0.0)
+    scores = {"popular": np.tile(count, (200, 1)), "favourites": pool + noise, "alike": np.log(count + 1e-9) + noise, "even": noise}[ranker]
     users, items = Batch({"user": np.arange(200)}), Batch({"item": np.arange(300)})
     schema = world.schema.without_fields(["surface", "age"])
     lists = make_lists(lambda batch: scores[batch["user"], batch["item"]], users, items, schema, k=k)
@@ -43,6 +45,15 @@ def test_lists_of_the_most_popular_are_found(seed):
     (finding,) = ask(Coverage(), target, train, schema=schema)
     assert finding.verdict is Verdict.FAIL
     assert finding.estimate.value == pytest.approx(1.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_few_favourites_for_everyone_are_a_warning(seed):
+    target, train, schema = listed(seed, "favourites")
+    (coverage,) = ask(Coverage(), target, train, schema=schema)
+    assert coverage.verdict is Verdict.WARN
+    assert "Users get much the same items" in coverage.claim
+    assert 1.1 < coverage.estimate.value < 2.2
 
 
 @pytest.mark.parametrize("seed", SEEDS)
