@@ -106,7 +106,8 @@ class Drift(Diagnostic):
         if rest:
             yield Finding(code=self.code, verdict=Verdict.PASS, estimate=rest[0].psi, evidence=(table,), threshold=_THRESHOLD,
                           claim=f"{plural(len(rest), 'field')} look the same in the held-out and the training rows: the largest change, "
-                                f"of {rest[0].field.name}, is a PSI of {number(rest[0].psi.value, 3)}.", sources=self.sources)
+                                f"of {rest[0].field.name}, is a PSI of {number(rest[0].psi.value, 3)}.", sources=self.sources,
+                          meaning="Each field alone is as it was; that fields go together in another way than before is not looked at.")
 
 
 def _stat(field: Field, scope: Scope) -> Bucketed:

@@ -69,7 +69,8 @@ class MissingValues(Diagnostic):
             yield Finding(code=self.code, verdict=Verdict.PASS, estimate=rest[0][1], evidence=(evidence,), sources=self.sources,
                           claim=f"Values are about as often missing in the held-out rows as in training in "
                                 f"{plural(len(rest), 'field')}: {most}, and no share differs by more than "
-                                f"{percent(rest[0][1].value)}.", threshold=_THRESHOLD)
+                                f"{percent(rest[0][1].value)}.", threshold=_THRESHOLD,
+                          meaning="The model meets gaps as often as it did while learning.")
         if len(bad) > SHOWN:
             yield Finding(code=self.code, verdict=bad[SHOWN][0], estimate=bad[SHOWN][1], sources=self.sources, threshold=_THRESHOLD,
                           limit=bad[SHOWN][1].value,
