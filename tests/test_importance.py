@@ -172,6 +172,18 @@ def test_epochs_are_drawn_where_they_were_measured():
     assert helped.y_title.startswith("nats")
 
 
+def test_declared_slices_show_where_a_field_helps():
+    table = flows(4, useless=0.01)
+    table["place"] = np.arange(3000) % 2
+    table["@usefulness:noise"] = np.where(table["place"] == 0, 0.03, -0.02)
+    slices = (Slice.parse("place=0"), Slice.parse("place=1"), Slice.parse("place=2"))
+    (finding,) = diagnose(Spurious(), SCHEMA, table, layers=("mlp.1", "mlp.3"), slices=slices)
+    picture = finding.evidence[-1]
+    assert isinstance(picture, HeatMap)
+    assert picture.columns == ("place=0", "place=1")  # the third holds no row
+    assert picture.values[picture.rows.index("noise")] == pytest.approx((0.03, -0.02))
+
+
 @pytest.mark.slow
 def test_a_whole_examination_names_the_memorised_field_and_draws_layers_and_epochs():
     world, subject, train, held_out = trained(seed=0, epochs=4, rows=6000, noise=1500)

@@ -120,7 +120,7 @@ def field_conductance(subject: TorchSubject, batch: Batch, *, baseline: Baseline
         for start in range(0, batch.rows, chunk):
             inputs = subject.encode(batch.take(slice(start, start + chunk)))
             path = FieldPath.between(subject, stack, sites, inputs, baseline)
-            y = None if label is None else torch.as_tensor(label[start:start + chunk], dtype=path.recorded.output.dtype)
+            y = None if label is None else torch.as_tensor(label[start:start + chunk]).to(path.recorded.output)
             found = None if towers is None else _through_towers(path, towers, points, y)
             parts.append(found or _through_any(path, layers, points, y, dual=route == "dual"))
     return _joined(parts, sites.fields, layers)
@@ -334,8 +334,8 @@ class ConductanceProbe(Probe):
         columns: dict[str, Column] = {}
         for f, field in enumerate(found.fields):
             for layer in self.layers:
-                columns[f"@conductance:{field}:{layer}{self.suffix}"] = found.flow[layer][f].numpy()
-            columns[f"@attribution:{field}{self.suffix}"] = found.attribution[f].double().numpy()
+                columns[f"@conductance:{field}:{layer}{self.suffix}"] = found.flow[layer][f].cpu().numpy()
+            columns[f"@attribution:{field}{self.suffix}"] = found.attribution[f].double().cpu().numpy()
             if found.usefulness is not None:
-                columns[f"@usefulness:{field}{self.suffix}"] = found.usefulness[f].double().numpy()
+                columns[f"@usefulness:{field}{self.suffix}"] = found.usefulness[f].double().cpu().numpy()
         return columns

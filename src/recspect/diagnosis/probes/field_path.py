@@ -83,6 +83,10 @@ class FieldPath:
         number = {field: f for f, field in enumerate(self.sites.fields)}
         return tuple(_owner(site, delta, number) for site, delta in zip(self.sites.lookups, self.deltas, strict=True))
 
+    def one_field_at_a_time(self) -> Tensor:
+        """Shares for `direction` that give each field its turn, shape [F, F]."""
+        return torch.eye(len(self.sites.fields), dtype=self.recorded.output.dtype, device=self.recorded.output.device)
+
     def point(self, alpha: float, *, gradient: bool = False) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Lookup outputs and dense inputs at a place of the path: 0 is the baseline, 1 the rows."""
         leaves = [torch.add(start, delta, alpha=alpha) for start, delta in zip(self.starts, self.deltas, strict=True)]
@@ -142,10 +146,10 @@ class FieldPath:
 
 def _owner(site: Site, delta: Tensor, number: Mapping[str, int]) -> Tensor:
     if not site.parts:
-        return torch.tensor(len(number))
+        return torch.tensor(len(number), device=delta.device)
     if site.parts[0].columns is None:
-        return torch.tensor(number[site.parts[0].field])
-    owner = torch.full((delta.shape[1],), len(number))
+        return torch.tensor(number[site.parts[0].field], device=delta.device)
+    owner = torch.full((delta.shape[1],), len(number), device=delta.device)
     for part in site.parts:
         owner[list(part.columns or ())] = number[part.field]
     return owner

@@ -62,10 +62,9 @@ def batched_tangents(path: FieldPath, alpha: float, layers: Layers) -> list[Tens
         more, more_dense = path.direction(share, path.deltas, path.dense_deltas)
         return torch.func.jvp(moved, (*leaves, *dense.values()), (*more, *(more_dense[name] for name in names)))[1]
 
-    shares = torch.eye(len(path.sites.fields), dtype=path.recorded.output.dtype)
     try:
         with forward_mode():
-            return list(torch.func.vmap(along)(shares))
+            return list(torch.func.vmap(along)(path.one_field_at_a_time()))
     except (RuntimeError, NotImplementedError, SubjectError):  # errors of the model itself come again from the pass with dual numbers
         return None
 
@@ -86,9 +85,8 @@ def dual_tangents(path: FieldPath, alpha: float, layers: Layers) -> list[Tensor]
 
 def _dual_tangents(path: FieldPath, alpha: float, layers: Layers) -> list[Tensor]:
     leaves, dense = path.point(alpha)
-    shares = torch.eye(len(path.sites.fields), dtype=path.recorded.output.dtype)
     found: list[list[Tensor]] = []
-    for share in shares:
+    for share in path.one_field_at_a_time():
         more, more_dense = path.direction(share, path.deltas, path.dense_deltas)
         with forward_ad.dual_level():
             duals = [forward_ad.make_dual(leaf, one) if leaf.is_floating_point() else leaf

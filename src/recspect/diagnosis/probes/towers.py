@@ -244,7 +244,7 @@ def _blocks(path: FieldPath, begins: set[int]) -> dict[int, tuple[Tensor, ...]] 
     leaves, dense = path.point(0.5)
     moved: dict[int, list[Tensor]] = {number: [] for number in begins}
     with forward_mode():
-        for share in torch.eye(len(path.sites.fields), dtype=path.recorded.output.dtype):
+        for share in path.one_field_at_a_time():
             more, more_dense = path.direction(share, directions, dense_directions)
             with forward_ad.dual_level():
                 duals = [forward_ad.make_dual(leaf, one) if leaf.is_floating_point() else leaf
@@ -254,7 +254,7 @@ def _blocks(path: FieldPath, begins: set[int]) -> dict[int, tuple[Tensor, ...]] 
                     path.pass_at(duals, {name: forward_ad.make_dual(dense[name], one) for name, one in more_dense.items()})
                 for number in begins:
                     primal, tangent = forward_ad.unpack_dual(wiring.calls[number].source)
-                    moved[number].append(torch.zeros(primal.shape[1], dtype=torch.bool) if tangent is None else (tangent != 0).any(0))
+                    moved[number].append(torch.zeros(primal.shape[1], dtype=torch.bool, device=primal.device) if tangent is None else (tangent != 0).any(0))
     blocks = {}
     for number, masks in moved.items():
         if bool((torch.stack(masks).sum(0) > 1).any()):

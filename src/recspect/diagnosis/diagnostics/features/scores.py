@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recspect.diagnosis.diagnostic import Scope
-from recspect.diagnosis.diagnostics.policy import number, percent, require_rows
+from recspect.diagnosis.diagnostics.policy import ENOUGH_ROWS, number, percent, require_rows
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.evidence import Bars, Curve, Evidence, HeatMap, Line, RankedTable
 from recspect.diagnosis.stat import jackknife
@@ -123,7 +124,7 @@ def usefulness(side: Tally, scope: Scope) -> dict[str, Estimate]:
                              unit="nats of loss taken off per row", n=n) for f, field in enumerate(stat.fields)}
 
 
-def _shares(total: FieldFlowSummary) -> np.ndarray:  # type: ignore[type-arg]
+def _shares(total: FieldFlowSummary) -> NDArray[np.float64]:
     whole = total.attribution.sum()
     return np.column_stack([total.layer_shares(), total.attribution / whole if whole > 0 else np.full(len(total.attribution), np.nan)])
 
@@ -132,7 +133,7 @@ def _shares(total: FieldFlowSummary) -> np.ndarray:  # type: ignore[type-arg]
 
 
 def score_evidence(target: Tally, scope: Scope, scores: Sequence[FieldScore], trained: Mapping[str, Estimate]) -> tuple[Evidence, ...]:
-    """Bars, the table of scores, and where layers or epochs were measured their pictures.
+    """Bars, the table of scores, and where layers, epochs or slices were measured their pictures.
 
     Args:
         target, scope: As for `field_scores`.
@@ -140,7 +141,8 @@ def score_evidence(target: Tally, scope: Scope, scores: Sequence[FieldScore], tr
         trained: Usefulness on the training rows, where it was measured.
     """
     layers = flow_stat(scope).layers
-    return (reliance_bars(scores), score_table(scores, layers, trained), *layer_evidence(scores, layers), *epoch_evidence(target, scope, scores))
+    return (reliance_bars(scores), score_table(scores, layers, trained), *layer_evidence(scores, layers), *epoch_evidence(target, scope, scores),
+            *slice_evidence(target, scope, scores))
 
 
 def reliance_bars(scores: Sequence[FieldScore]) -> Bars:
@@ -215,6 +217,21 @@ def epoch_evidence(target: Tally, scope: Scope, scores: Sequence[FieldScore]) ->
         pieces.append(Curve(title="When did each field help?", x_title="epoch", y_title="nats of loss taken off per row", lines=lines("mean_usefulness"),
                             caption=f"{n:,} held-out rows; below 0 a field adds to the loss"))
     return pieces
+
+
+def slice_evidence(target: Tally, scope: Scope, scores: Sequence[FieldScore]) -> list[Evidence]:
+    """What each field takes off the loss in each slice that the user declared; nothing without slices of enough rows."""
+    stat = replace(flow_stat(scope), layers=())
+    totals = {str(slice_): target.get_summary(stat, slice_) for slice_ in scope.slices if stat.loss and target.has(stat, slice_)}
+    totals = {name: total for name, total in totals.items() if total.count >= ENOUGH_ROWS}
+    if not totals:
+        return []
+    top = scores[:25]
+    values = {name: total.mean_usefulness() for name, total in totals.items()}
+    rows = ", ".join(f"{name}: {total.count:,.0f}" for name, total in totals.items())
+    return [HeatMap(title="In which slices does each field help?", unit="nats of loss taken off per row", rows=tuple(s.field for s in top),
+                    columns=tuple(totals), values=tuple(tuple(float(value[stat.fields.index(s.field)]) for value in values.values()) for s in top),
+                    row_title="field", column_title="slice", diverging=True, caption=f"held-out rows by slice: {rows}; below 0 a field adds to the loss")]
 
 
 def _interval(estimate: Estimate, scale: float, unit: str) -> str:

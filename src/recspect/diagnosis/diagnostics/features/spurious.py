@@ -31,13 +31,14 @@ class Spurious(Diagnostic):
                "Covert, Lundberg and Lee 2020, Understanding Global Feature Contributions With Additive Importance Measures (SAGE)")
 
     def needs(self, scope: Scope) -> Needs:
-        """Flows of all fields on held-out rows, of training rows where they were measured, and after each epoch."""
+        """Flows of all fields on held-out rows, after each epoch and by slice, and what fields take off the loss on training rows."""
         scope.require_target("@cluster")
         flows, loss = scope.bucketed(flow_stat(scope)), scope.bucketed(loss_stat(scope))
         epochs = tuple((ALL, stat) for stat in epoch_stats(scope).values())
         reference = (loss,) if scope.reference.issuperset(loss.columns) else ()
         needs = Needs.of(target=dict.fromkeys((flows, loss)), reference=reference)
-        return Needs(target=(*needs.target, *epochs), reference=needs.reference)
+        slices = tuple((slice_, loss_stat(scope)) for slice_ in scope.slices)
+        return Needs(target=(*needs.target, *epochs, *slices), reference=needs.reference)
 
     def judge(self, target: Tally, reference: Tally, scope: Scope) -> Iterable[Finding]:
         """A finding per field that is relied on without help, or one that there is none."""
