@@ -120,6 +120,7 @@ def examine_table(target: Any, schema: Schema, *, reference: Any = None, slices:
 
 def examine(subject: Subject, target: Any, schema: Schema, *, reference: Any = None, slices: Sequence[Slice] = (),
             epochs: Mapping[int, Subject] | None = None, steps: Any = None, lists: Batch | None = None,
+            trained: TorchSubject | None = None,
             diagnostics: Sequence[Diagnostic] | None = None, sample_rows: int = 20_000, path_steps: int = 8,
             title: str = "", say: Say = lambda _: None, provenance: Mapping[str, Any] | None = None) -> Report:
     """Examine a model on held-out and training rows.
@@ -133,6 +134,7 @@ def examine(subject: Subject, target: Any, schema: Schema, *, reference: Any = N
         epochs: The model as it was after each epoch.
         steps: Training internals, a table in the format of `steps.parquet`.
         lists: Recommended lists with popularity columns (see `recspect.recommending.lists`).
+        trained: The model as training fed it, where that differs from `subject` (ids hidden at random).
         diagnostics: Which questions to ask; default all.
         sample_rows: Rows on which attributions and activations are measured, on each side.
         path_steps: Points of the integration path per row.
@@ -162,7 +164,7 @@ def examine(subject: Subject, target: Any, schema: Schema, *, reference: Any = N
     if isinstance(subject, TorchSubject):
         say("finding the model's lookups")
         fields = subject.sites(held_out).fields
-        layers, tables = _look_inside(subject, schema, held_out, train, side, other, sample_rows, path_steps, say)
+        layers, tables = _look_inside(subject, trained or subject, schema, held_out, train, side, other, sample_rows, path_steps, say)
         models = {epoch: model for epoch, model in sorted((epochs or {}).items()) if isinstance(model, TorchSubject)}
         _watch_flows(subject, models, schema, held_out, train, side, layers, sample_rows, path_steps, say)
     for extra, name in ((_prefixed(steps, "@") if steps is not None else None, "training steps"),
@@ -176,29 +178,30 @@ def examine(subject: Subject, target: Any, schema: Schema, *, reference: Any = N
                    tables=tables, fields=tuple(fields))
 
 
-def _look_inside(subject: TorchSubject, schema: Schema, held_out: Batch, train: Batch | None, side: Side, other: Side,
+def _look_inside(subject: TorchSubject, trained: TorchSubject, schema: Schema, held_out: Batch, train: Batch | None, side: Side, other: Side,
                  sample_rows: int, path_steps: int, say: Say) -> tuple[tuple[str, ...], tuple[str, ...]]:
     from recspect.diagnosis.probes.attribution import AttributionProbe, mean_baseline
     from recspect.diagnosis.probes.internals import InternalsProbe, RowProbe
     from recspect.examining.embedding_tables import table_rows
 
     label = "@label" if schema.labels else None
-    internals, rows = InternalsProbe(subject, label=label), RowProbe(subject)
+    internals, rows, read_in_training = InternalsProbe(subject, label=label), RowProbe(subject), RowProbe(trained)
+    trained.sites(held_out)
     baseline = mean_baseline(subject, sample_of(held_out if train is None else train, 4096))
     attribution = AttributionProbe(subject, baseline=baseline, label=label, steps=path_steps)
     ready = standard_probes(schema, (), score_from_table=False)[0]
     first = sample_of(held_out, 256)
     layers = internals.find_layers(first.with_columns(ready.observe(first)))
-    for batch, views, name in ((held_out, side.views, "held-out"), (train, other.views, "training")):
+    for batch, views, name, reader in ((held_out, side.views, "held-out", rows), (train, other.views, "training", read_in_training)):
         if batch is None:
             continue
         own = standard_probes(schema, list(batch), score_from_table=False)
         sample = read(sample_of(batch, sample_rows), name=f"a sample of the {name} rows")
         views.append(View.over(sample, [*own, attribution, internals], rows=8192))
-        views.append(View.over(read(batch, name=f"the table rows that {name} rows read"), [*own, rows], rows=16_384))
+        views.append(View.over(read(batch, name=f"the table rows that {name} rows read"), [*own, reader], rows=16_384))
     if train is not None:
         say("reading embedding tables")
-        for name, table in table_rows(subject, rows, train).items():
+        for name, table in table_rows(subject, read_in_training, train).items():
             view = View.over(read(table, name=f"the embedding table of {name}"))
             side.views.append(view)
             other.views.append(view)

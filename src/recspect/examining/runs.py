@@ -59,6 +59,24 @@ def subject_of(run: Run, epoch: int | str = "best") -> TorchSubject:
                         name=f"{type(model).__name__} of run {run.id}")
 
 
+def as_trained(subject: TorchSubject, run: Run) -> TorchSubject | None:
+    """The subject as training fed it, where training hid ids (`unknown_share`); None where it read rows as they are."""
+    import torch
+
+    from recspect.training.unknown import hide_ids
+
+    share, transform = run.config.unknown_share, run.transform
+    if not share:
+        return None
+    generator = torch.Generator().manual_seed(run.config.seed)
+
+    def encode(batch: Batch) -> dict[str, torch.Tensor]:
+        return hide_ids(transform.transform(batch), transform.vocabulary_fields, share, generator).inputs
+
+    return TorchSubject(subject.model, fields=subject.fields, encode=encode, forward=subject.forward, sites=subject.declared_sites,
+                        name=subject.name)
+
+
 def _declared_sites(model: Any) -> dict[str, str | tuple[str, ...]]:
     """Our own models know the fields of their fused tables; told by value, fields with equal codes could not be told apart."""
     from recspect.models.vectors import FieldVectors
@@ -104,7 +122,7 @@ def examine_run(folder: str | Path, *, data: Any = None, slices: Sequence[Slice]
     steps = run.steps()
     report = examine(subject, tables.test, run.schema, reference=tables.train, slices=slices,
                      epochs=epochs if len(epochs) > 1 else None, steps=steps if steps.num_rows else None, lists=lists,
-                     sample_rows=sample_rows, title=run.schema.name or run.id, say=say,
+                     trained=as_trained(subject, run), sample_rows=sample_rows, title=run.schema.name or run.id, say=say,
                      provenance={"run": run.id, "created": run.record.get("created"), "command": run.record.get("command"),
                                  "data": run.record["data"], "data_fingerprint": tables.fingerprint,
                                  "seeds": [run.config.seed], "split": dict(tables.split), "best_epoch": run.best_epoch,

@@ -20,6 +20,7 @@ from recspect.diagnosis.batch import Batch
 from recspect.errors import DataError, RunError, SchemaError
 from recspect.features.encoded import Encoded, InputSize
 from recspect.features.encoders import AnyEncoder, encoder_of
+from recspect.features.vocabulary import Vocabulary
 from recspect.files import write_bytes
 from recspect.schema import Schema
 
@@ -57,6 +58,11 @@ class FeatureTransform:
     def sizes(self) -> tuple[InputSize, ...]:
         """What a model must hold per field, in order."""
         return tuple(encoder.size for encoder in self.encoders.values())
+
+    @property
+    def vocabulary_fields(self) -> tuple[str, ...]:
+        """Fields whose ids come from a vocabulary, so that an id can be unknown."""
+        return tuple(name for name, encoder in self.encoders.items() if isinstance(getattr(encoder, "codes", None), Vocabulary))
 
     def transform(self, batch: Batch) -> Encoded:
         """Rows as tensors, with the share of unknown and of missing values per field.

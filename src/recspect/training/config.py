@@ -27,6 +27,8 @@ class TrainingConfig:
         dense_l2: Weight of |w|^2 / 2 for weight matrices; biases have none.
         embedding_l2: The same for embedding rows, when they are touched.
         clip_norm: Largest joint gradient norm; None for no clipping.
+        unknown_share: Share of known ids that each step reads as "unknown", which trains the row that ids new to the model read;
+            0 leaves that row as it was initialised. Off by default: on KuaiRand-Pure it changed nothing beyond the noise of seeds.
         test_share: Last share of the rows (in time; at random without a time), never used for fitting or selection.
         validation_share: Last share of the remaining rows, used for early stopping only.
         split: `time`, `random`, or `auto`: by time where the schema has a time column.
@@ -48,6 +50,7 @@ class TrainingConfig:
     dense_l2: float = 0.0
     embedding_l2: float = 0.0
     clip_norm: float | None = None
+    unknown_share: float = 0.0
     test_share: float = 0.2
     validation_share: float = 0.05
     split: Literal["auto", "time", "random"] = "auto"
@@ -75,6 +78,9 @@ class TrainingConfig:
                                  hint="rows are needed to train on, to stop by and to judge by")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"training settings: seed is {self.seed}, expected 0 to 2**63 - 1", hint="use a small number such as 0")
+        if not 0 <= self.unknown_share < 1:
+            raise UsageError(f"training settings: unknown_share is {self.unknown_share}, expected 0 or more and below 1",
+                             hint="0.003 to 0.03 are usual")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise UsageError(f"training settings: clip_norm is {self.clip_norm}, expected more than 0 or None")
         for name, choices in (("select_by", (None, "auc", "loss")), ("split", ("auto", "time", "random")),

@@ -19,6 +19,7 @@ from recspect.models import ModelConfig
 from recspect.training.config import TrainingConfig
 from recspect.training.optimisers import RowwiseAdagrad, clip_gradients
 from recspect.training.rows import Part
+from recspect.training.unknown import hide_ids
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Machine:
         optimisers: By name (`dense`, `tables`), plain: their state goes into checkpoints.
         steppers: The same optimisers, wrapped.
         observer: Looks on.
+        vocabulary_fields: Fields of which `unknown_share` hides ids.
     """
 
     fabric: Fabric
@@ -40,6 +42,7 @@ class Machine:
     optimisers: Mapping[str, torch.optim.Optimizer]
     steppers: tuple[Any, ...]
     observer: Observer
+    vocabulary_fields: tuple[str, ...] = ()
 
 
 def one_epoch(machine: Machine, part: Part, config: TrainingConfig, *, seed: int,
@@ -60,11 +63,13 @@ def one_epoch(machine: Machine, part: Part, config: TrainingConfig, *, seed: int
     machine.model.train()
     observer, device = machine.observer, machine.fabric.device
     order = torch.randperm(part.encoded.rows)
+    hiding = torch.Generator().manual_seed(seed + 1)  # of its own, so that order and dropout do not depend on the share
     unit = config.model.output_scale**2
     total, seen = 0.0, 0
     for step, start in enumerate(range(0, part.encoded.rows, config.batch_rows), start=1):
         index = order[start:start + config.batch_rows]
-        inputs = part.encoded.take(index).to(device).inputs
+        rows = hide_ids(part.encoded.take(index), machine.vocabulary_fields, config.unknown_share, hiding)
+        inputs = rows.to(device).inputs
         target = part.target[index].to(device)
         with observer.step() as look:
             losses = row_losses(machine.wrapped(inputs), target, config.model)

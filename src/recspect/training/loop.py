@@ -171,7 +171,7 @@ def _epochs(run: Run, parts: tuple[Part, Part, Part], progress: Callable[[Progre
         done = load_state(checkpoints, model, optimisers) or {"epoch": 0, "step": 0, "epochs": []}
         observer = Observer(model, every=config.observe_every, histograms_every=config.histograms_every,
                             folder=run.folder, steps_done=done["step"], sinks=sinks)
-        machine = Machine(fabric, model, wrapped, optimisers, tuple(steppers), observer)
+        machine = Machine(fabric, model, wrapped, optimisers, tuple(steppers), observer, run.transform.vocabulary_fields)
         epochs: list[dict[str, Any]] = done["epochs"]
         key = selected_by(config)
         run = _noted(run, epochs)
