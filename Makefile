@@ -23,13 +23,14 @@ test: lint  ## lint, types, import walls, then all tests
 	@$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
 
 # Frameworks whose dependencies cannot share one environment: each has its own under .venvs, with recspect in it.
-FRAMEWORKS := torch-rechub recbole fuxictr
+FRAMEWORKS := torch-rechub recbole fuxictr keras-tensorflow
 
 test-frameworks: $(FRAMEWORKS:%=.venvs/%/.ready)  ## models of RecBole, FuxiCTR, torch-rechub, TorchRec and Keras, each in its environment
 	@.venvs/torch-rechub/bin/python -m pytest -q tests/frameworks/test_torch_rechub.py tests/frameworks/test_torchrec.py tests/frameworks/test_keras.py \
 	  tests/frameworks/test_onnx.py
 	@.venvs/recbole/bin/python -m pytest -q tests/frameworks/test_recbole.py
 	@.venvs/fuxictr/bin/python -m pytest -q tests/frameworks/test_fuxictr.py
+	@KERAS_BACKEND=tensorflow .venvs/keras-tensorflow/bin/python -m pytest -q tests/frameworks/test_keras_tensorflow.py
 
 lint: $(VENV)/.test  ## ruff, mypy on the engine, import walls
 	@$(VENV)/bin/ruff check .

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -45,7 +44,7 @@ class _Leave(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, path: _Path, value: Any, entered: int, *_sources: Tensor) -> Tensor:
         ctx.path, ctx.value, ctx.entered = path, value, entered
-        return torch.from_numpy(np.array(value))
+        return _copied(value)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
@@ -53,7 +52,7 @@ class _Leave(torch.autograd.Function):
 
         sources = [source for _, source in ctx.path.entered[:ctx.entered]]
         found = ctx.path.tape.gradient(ctx.value, sources, output_gradients=tf.constant(gradient.numpy()))
-        return (None, None, None, *(None if g is None else torch.from_numpy(np.array(tf.convert_to_tensor(g))) for g in found))
+        return (None, None, None, *(None if g is None else _copied(g) for g in found))
 
 
 class _Path:
@@ -99,28 +98,20 @@ class TensorFlowModule(nn.Module):
         if not self.embeddings:
             raise SubjectError(f"the Keras model {model.name!r} has no Embedding layer, so its ids cannot be followed",
                                hint="wrap it as ScoreSubject(score=function of a batch) for what needs scores only")
-        self.tables = nn.ParameterDict({name: nn.Parameter(torch.from_numpy(np.array(layer.embeddings)), requires_grad=False)
+        self.tables = nn.ParameterDict({name: nn.Parameter(_copied(layer.embeddings), requires_grad=False)
                                         for name, layer in self.embeddings.items()})
         self.swapped = {name: layer for name, layer in layers.items() if _name_of(getattr(layer, "activation", None)) in _ACTIVATIONS}
         self.layers = nn.ModuleDict({name: _Hop(_ACTIVATIONS[_name_of(layer.activation)]) for name, layer in self.swapped.items()})
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Scores of a dict of tensors by field, shape as the Keras model gives them.
-
-        Raises:
-            SubjectError: The model does not take these inputs.
-        """
+        """Scores of a dict of tensors by field, shape as the Keras model gives them."""
         import tensorflow as tf
 
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             path = _Path(tape)
             with self._hopping(path):
                 given = {name: path.enter(value) if value.is_floating_point() else tf.constant(value.numpy()) for name, value in inputs.items()}
-                names = getattr(self.model, "input_names", None)
-                if names and (missing := [name for name in names if name not in given]):
-                    raise SubjectError(f"the Keras model takes {', '.join(names)}; these are missing: {', '.join(missing)}",
-                                       hint="name the inputs of the model like the fields, or pass encode=... that returns them by name")
-                out = self.model({name: given[name] for name in names} if names else given, training=False)
+                out = self.model(given, training=False)
             return path.leave(out)
 
     @contextmanager
@@ -135,7 +126,7 @@ class TensorFlowModule(nn.Module):
         def call(layer: Any, ids: Any, *rest: Any, **named: Any) -> Any:
             if (name := mine.get(id(layer))) is None:
                 return original(layer, ids, *rest, **named)
-            return path.enter(F.embedding(torch.from_numpy(np.array(ids)).long(), self.tables[name]))
+            return path.enter(F.embedding(_copied(ids).long(), self.tables[name]))
 
         try:
             keras.layers.Embedding.call = call  # layers that inherit from Embedding ask their parent, so the class is what must answer
@@ -146,6 +137,13 @@ class TensorFlowModule(nn.Module):
             keras.layers.Embedding.call = original
             for name, layer in self.swapped.items():
                 object.__setattr__(layer, "activation", activations[name])
+
+
+def _copied(value: Any) -> Tensor:
+    """A TensorFlow tensor, variable or sparse gradient as a torch tensor of its own."""
+    import tensorflow as tf
+
+    return torch.from_numpy(tf.convert_to_tensor(value).numpy().copy())
 
 
 def is_keras_on_tensorflow(model: Any) -> bool:
