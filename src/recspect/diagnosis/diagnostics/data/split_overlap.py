@@ -5,16 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from recspect.diagnosis.diagnostic import Diagnostic, Needs, Scope
 from recspect.diagnosis.diagnostics.policy import percent, require_rows, with_normal_interval
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.evidence import Bars
 from recspect.diagnosis.finding import Finding, Place, Remedy, Verdict
+from recspect.diagnosis.jackknife import BucketedSummary, t_quantile
+from recspect.diagnosis.stat import Bucketed
+from recspect.diagnosis.stats.hashes import threshold as complete_below
 from recspect.diagnosis.stats.sample import BottomK, BottomKSummary, overlap_share
 from recspect.diagnosis.tally import Tally
 from recspect.errors import Unavailable
 
 ACROSS, WITHIN = 0.001, 0.01
+OF_A_BUCKET = 4096
+"""Distinct rows kept of each bucket of users, for the interval only."""
 
 
 class SplitOverlap(Diagnostic):
@@ -31,7 +39,9 @@ class SplitOverlap(Diagnostic):
     def needs(self, scope: Scope) -> Needs:
         """A uniform sample of distinct rows of each side."""
         scope.require_reference()
-        return Needs.of(both=[_stat(scope)])
+        stat = _stat(scope)
+        by_user = [] if _is_event(scope, stat) else [_by_user(scope, stat)]
+        return Needs.of(both=[stat, *by_user])
 
     def judge(self, target: Tally, reference: Tally, scope: Scope) -> Iterable[Finding]:
         """One finding about the split, one about repeats within training where there are many."""
@@ -43,13 +53,13 @@ class SplitOverlap(Diagnostic):
         if overlap is None or repeated is None:
             raise Unavailable("the samples of both sides have no hash range in common")
         is_event = _is_event(scope, stat)
-        yield self._across(overlap, repeated, _coincidence(before), is_event=is_event, columns=len(stat.over))
+        error = 0.0 if is_event else _error_by_user(target.get_summary(_by_user(scope, stat)), reference.get_summary(_by_user(scope, stat)), now, before)
+        yield self._across(overlap, repeated, 0.0 if is_event else _coincidence(before), error, is_event=is_event, columns=len(stat.over))
         if is_event and (repeated.value > WITHIN or repeated.surely_above(WITHIN)):
             yield self._within(repeated)
 
-    def _across(self, overlap: Estimate, repeated: Estimate, coincidence: float, *, is_event: bool, columns: int) -> Finding:
-        expected = 0.0 if is_event else coincidence
-        excess = _excess(overlap, expected)
+    def _across(self, overlap: Estimate, repeated: Estimate, expected: float, error: float, *, is_event: bool, columns: int) -> Finding:
+        excess = _excess(overlap, expected, error)
         if is_event:
             verdict = Verdict.FAIL if overlap.surely_above(0.0) and overlap.value > 0 else Verdict.PASS
             threshold = "FAIL when any event of the held-out side is also a training row (user and time are part of the row)"
@@ -106,8 +116,38 @@ def _coincidence(before: BottomKSummary) -> float:
     return float(before.counts[before.counts > 1].sum() / before.counts.sum())
 
 
-def _excess(overlap: Estimate, expected: float) -> Estimate:
+def _by_user(scope: Scope, stat: BottomK) -> Bucketed:
+    return scope.bucketed(BottomK(over=stat.over, k=OF_A_BUCKET))
+
+
+def _excess(overlap: Estimate, expected: float, by_user: float) -> Estimate:
+    """With the larger of two standard errors: rows independent, and rows of one user alike."""
     sampling = (overlap.error or 0.0) / 1.96
     chance = math.sqrt((overlap.value * (1 - overlap.value) + expected * (1 - expected) + 1 / overlap.n) / overlap.n)
-    return with_normal_interval(overlap.value - expected, math.hypot(sampling, chance), n=overlap.n, level=0.999,
+    return with_normal_interval(overlap.value - expected, math.hypot(sampling, max(chance, by_user)), n=overlap.n, level=0.999,
                                 unit="share of held-out rows in training beyond coincidence")
+
+
+def _error_by_user(now: BucketedSummary, before: BucketedSummary, target: BottomKSummary, reference: BottomKSummary) -> float:
+    """Jackknife error of overlap less coincidence over buckets of users, widened to what t quantiles give at the normal's; 0 where there are too few.
+
+    Over the rows below the smallest threshold of any sample, which all samples kept.
+    """
+    cut = min(complete_below(part.hashes, part.k) for part in (*now.parts, *before.parts, target, reference))
+    repeated = reference.hashes[reference.counts > 1]
+    sums = np.array([[*_shared(a, reference.hashes, cut), *_shared(b, repeated, cut)] for a, b in zip(now.parts, before.parts, strict=True)])
+    sums = sums[sums.sum(1) > 0]
+    left = sums.sum(0) - sums
+    groups = len(sums)
+    if groups < 5 or (left[:, [1, 3]] <= 0).any():
+        return 0.0
+    replicas = left[:, 0] / left[:, 1] - left[:, 2] / left[:, 3]
+    spread = math.sqrt((groups - 1) / groups * float(((replicas - replicas.mean()) ** 2).sum()))
+    return spread * t_quantile(0.999, groups - 1) / t_quantile(0.999, 10**6)
+
+
+def _shared(part: BottomKSummary, hashes: NDArray[np.uint64], cut: np.uint64 | float) -> tuple[float, float]:
+    """Weight of the rows that are among these, and of all."""
+    inside = part.hashes < cut
+    counts = part.counts[inside]
+    return float(counts[np.isin(part.hashes[inside], hashes)].sum()), float(counts.sum())
