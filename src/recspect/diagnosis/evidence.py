@@ -51,7 +51,8 @@ class Curve:
 class Bars:
     """Ranked bars with intervals. `names[i]` has length `values[i]`, from `low[i]` to `high[i]` where given.
 
-    `group` names a second series per bar (such as "reliance" and "usefulness"); empty for one series.
+    `group[i]` is the series that bar i belongs to, such as "train" or "held-out": a name stands once per series, and bars of one name
+    are drawn together, a shade for each series. Empty where there is one series.
     """
 
     title: str
