@@ -70,7 +70,7 @@ class TorchSubject(Subject):
     """A PyTorch model, left exactly as it was: no hook, no gradient, no mode change stays behind.
 
     Args:
-        model: The module. Compiled and DataParallel modules are unwrapped.
+        model: The module. Compiled and DataParallel modules are unwrapped. A Keras model is taken on either backend, torch or TensorFlow.
         fields: Names of the input fields. Empty: the keys of the encoded inputs.
         encode: Batch to what the model takes. Default: a dict of tensors by field (integers and booleans as int64, floats as float32,
             lists padded with 0).
@@ -232,6 +232,10 @@ def _unwrapped(model: Any, torch: Any) -> Any:
         raise SubjectError("the model is a TorchScript module, whose lookups cannot be seen",
                            hint="examine the Python module it was made from, or wrap it as ScoreSubject(score=...)")
     if not isinstance(model, torch.nn.Module):
+        from recspect.diagnosis.keras_tensorflow import TensorFlowModule, is_keras_on_tensorflow
+
+        if is_keras_on_tensorflow(model):
+            return TensorFlowModule(model)
         raise SubjectError(f"expected a torch.nn.Module, found {type(model).__name__}",
                            hint="for other models use ScoreSubject(score=function of a batch)")
     if hasattr(model, "_orig_mod"):
