@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from recspect.diagnosis.batch import Batch
-from recspect.diagnosis.probes.attribution import mean_baseline, zero_baseline
+from recspect.diagnosis.probes.attribution import mean_baseline, other_rows, zero_baseline
 from recspect.diagnosis.probes.conductance import ConductanceProbe, field_conductance, find_layers, usable_towers
 from recspect.diagnosis.subject import TorchSubject
 from recspect.errors import SubjectError, UsageError
@@ -399,6 +399,37 @@ def test_a_constant_field_gets_nothing_from_the_mean():
 
 
 @pytest.mark.parametrize("route", ["towers", "batched"])
+def test_paths_may_begin_at_other_rows(route):
+    subject, batch = deep(activation=nn.SiLU, around=True), rows()
+    start = other_rows(batch, rows(seed=5), ["item", "age"])
+    found = field_conductance(subject, batch, baseline=start, steps=10, route=route, megabytes=1e-6)
+    changed = [found.fields.index(name) for name in ("item", "age")]
+    kept = [f for f in range(5) if f not in changed]
+    assert all(float(flow[kept].abs().max()) == 0 for flow in found.flow.values())
+    assert float(found.error.max()) < 1e-6
+    there = field_conductance(subject, start.rows, steps=1).score
+    close(found.attribution.sum(0), found.score - there, 1e-6)
+
+
+def test_lookups_of_all_entries_at_once_are_summed_by_row():
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.item = nn.Embedding(30, 4)
+            self.mlp = nn.Sequential(nn.Linear(20, 6), nn.Tanh(), nn.Linear(6, 1))
+
+        def forward(self, x):
+            return self.mlp(self.item(x["clicks"].reshape(-1)).reshape(len(x["clicks"]), -1)).squeeze(1)
+
+    torch.manual_seed(0)
+    subject = subject_of(Flat(), ("clicks",))
+    for route in ("towers", "batched"):
+        found = field_conductance(subject, attention_rows(), steps=9, route=route)
+        close(found.flow["mlp.1"].sum(2), found.attribution, 1e-12)
+        assert float(found.error.max()) < 1e-6
+
+
+@pytest.mark.parametrize("route", ["towers", "batched"])
 def test_two_fields_that_are_equal_everywhere_get_the_same(route):
     subject = deep(around=True)
     model = subject.model
@@ -508,3 +539,11 @@ def test_attention_of_torch_itself_has_forward_derivatives_too():
     for layer in found.layers:
         close(found.flow[layer], dual.flow[layer], 1e-12)
     assert float(found.flow[found.layers[0]][found.fields.index("user")].abs().max()) == 0  # the user does not pass the block
+
+
+def test_a_model_of_random_weights_has_other_flows():
+    """Explanations of the input alone would not change when the model is randomised (Adebayo et al. 2018)."""
+    flows = [field_conductance(deep(seed=seed, around=True), rows(count=300), steps=4).flow["mlp.1"].sum(2).flatten() for seed in range(6)]
+    ranks = torch.stack(flows).argsort(1).argsort(1).double()
+    correlations = torch.corrcoef(ranks)[~torch.eye(6, dtype=torch.bool)]
+    assert float(correlations.abs().mean()) < 0.15

@@ -28,6 +28,7 @@ from torch import Tensor
 from recspect.diagnosis.batch import Batch, Column
 from recspect.diagnosis.probe import Probe
 from recspect.diagnosis.probes.attribution import Baseline, RuleName, path_rule, zero_baseline
+from recspect.diagnosis.probes.attribution.points import Layout
 from recspect.diagnosis.probes.field_path import FieldPath
 from recspect.diagnosis.probes.tangents import Layers, batched_tangents, chosen, dual_tangents, watched
 from recspect.diagnosis.probes.towers import SAMPLE_ROWS, Call, Towers, Wiring, find_towers
@@ -117,25 +118,27 @@ def field_conductance(subject: TorchSubject, batch: Batch, *, baseline: Baseline
     parts: list[Conductance] = []
     chunk = _chunk_rows(subject, batch, layers, len(sites.fields), megabytes, towers)
     with subject.undisturbed() as stack:
+        if batch.rows:
+            Layout.of(subject, sites, stack, batch)  # raises where lookups are not row by row
         for start in range(0, batch.rows, chunk):
-            inputs = subject.encode(batch.take(slice(start, start + chunk)))
-            path = FieldPath.between(subject, stack, sites, inputs, baseline)
-            y = None if label is None else torch.as_tensor(label[start:start + chunk]).to(path.recorded.output)
+            rows = slice(start, start + chunk)
+            path = FieldPath.between(subject, stack, sites, subject.encode(batch.take(rows)), baseline.take(rows))
+            y = None if label is None else torch.as_tensor(np.array(label[rows])).to(path.recorded.output)
             found = None if towers is None else _through_towers(path, towers, points, y)
             parts.append(found or _through_any(path, layers, points, y, dual=route == "dual"))
     return _joined(parts, sites.fields, layers)
 
 
 def usable_towers(subject: TorchSubject, sample: Batch, baseline: Baseline, layers: Layers) -> Towers | None:
-    """The model's towers where, on a few rows, they give what dual numbers give, to rounding; else None."""
+    """The model's towers where, on a few rows, they give what the general way gives, to rounding; else None."""
     few = sample.take(slice(0, SAMPLE_ROWS))
     with subject.undisturbed() as stack:
-        path = FieldPath.between(subject, stack, subject.sites(sample), subject.encode(few), baseline)
+        path = FieldPath.between(subject, stack, subject.sites(sample), subject.encode(few), baseline.take(slice(0, SAMPLE_ROWS)))
         towers = find_towers(path, layers)
         if towers is None:
             return None
         points = [(0.3, 0.5), (0.8, 0.5)]
-        found, expected = _through_towers(path, towers, points, None), _through_any(path, layers, points, None, dual=True)
+        found, expected = _through_towers(path, towers, points, None), _through_any(path, layers, points, None, dual=False)
     if found is None:
         return None
     for name in layers:

@@ -49,28 +49,35 @@ class FieldPath:
         """From the baseline to these rows.
 
         Raises:
-            SubjectError: The model looks up other tables than when its fields were found, or a lookup's rows are not the batch's.
+            SubjectError: The model looks up other tables than when its fields were found, or the baseline's lists have another length.
         """
         with torch.no_grad():
             recorded = subject.run(inputs, stack)
         check_same(sites, recorded)
-        rows = recorded.output.shape[0]
+        tensors = input_tensors(inputs)
+        if baseline.is_fixed:
+            begins = baseline.lookups
+            dense = {name: baseline.dense[name].to(tensors[name]).expand_as(tensors[name]) for name in sites.dense}
+        else:
+            begins, dense = _recorded_baseline(subject, stack, sites, inputs, baseline)
         starts, deltas = [], []
-        for site, lookup, mean in zip(sites.lookups, recorded.lookups, baseline.lookups, strict=True):
+        for site, lookup, begin in zip(sites.lookups, recorded.lookups, begins, strict=True):
             value = lookup.output.detach()
-            if site.parts and value.shape[:1] != (rows,):
-                raise SubjectError(f"lookup {site.table} of shape {tuple(value.shape)} does not begin with the rows of the batch ({rows})",
-                                   hint="contributions are per row: look ids up for every row, or declare the lookup as '' to leave it out")
             if not site.parts:
                 start = value
+            elif begin is None:
+                start = torch.zeros_like(value)
+            elif begin.dim() < value.dim():
+                start = begin.to(value).expand_as(value)
+            elif begin.shape == value.shape:
+                start = begin
             else:
-                start = torch.zeros_like(value) if mean is None else mean.to(value).expand_as(value)
+                raise SubjectError(f"lookup {site.table} gives {tuple(value.shape)} for the rows, but {tuple(begin.shape)} for their baseline",
+                                   hint="pad the lists of both to one length, or take only fields without lists from the baseline rows")
             starts.append(start)
             deltas.append(value - start)
-        tensors = input_tensors(inputs)
-        dense_starts = {name: baseline.dense[name].to(tensors[name]).expand_as(tensors[name]) for name in sites.dense}
-        dense_deltas = {name: tensors[name] - dense_starts[name] for name in sites.dense}
-        return cls(subject, stack, sites, inputs, recorded, tuple(starts), tuple(deltas), dense_starts, dense_deltas)
+        dense_deltas = {name: tensors[name] - dense[name] for name in sites.dense}
+        return cls(subject, stack, sites, inputs, recorded, tuple(starts), tuple(deltas), dense, dense_deltas)
 
     @property
     def rows(self) -> int:
@@ -142,6 +149,17 @@ class FieldPath:
             if gradient is not None:
                 total[:, number[name]] += (gradient * delta).reshape(self.rows, -1).sum(1)
         return total[:, :-1]
+
+
+def _recorded_baseline(subject: TorchSubject, stack: list[str], sites: Sites, inputs: Any, baseline: Baseline,
+                       ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """Lookups and dense inputs at a baseline that is another row for every row."""
+    there = baseline.inputs(subject, inputs)
+    with torch.no_grad():
+        recorded = subject.run(there, stack)
+    check_same(sites, recorded)
+    tensors = input_tensors(there)
+    return tuple(lookup.output.detach() for lookup in recorded.lookups), {name: tensors[name] for name in sites.dense}
 
 
 def _owner(site: Site, delta: Tensor, number: Mapping[str, int]) -> Tensor:
