@@ -197,6 +197,56 @@ def test_any_architecture_goes_the_general_way_and_keeps_the_sums():
         field_conductance(subject, batch, route="towers")
 
 
+class Recurrent(nn.Module):
+    """A user and the last state of a recurrent network over the clicks."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.user, self.item, self.rnn = nn.Embedding(30, 8), nn.Embedding(30, 8), kind(8, 8, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(16, 5), nn.ReLU(), nn.Linear(5, 1))
+
+    def forward(self, x):
+        states, _ = self.rnn(self.item(x["clicks"]))
+        return self.mlp(torch.cat([self.user(x["user"]), states[:, -1]], 1)).squeeze(1)
+
+
+class Experts(nn.Module):
+    """Three experts, mixed by a gate, and a tower over the mixture."""
+
+    def __init__(self):
+        super().__init__()
+        self.user, self.item = nn.Embedding(30, 8), nn.EmbeddingBag(30, 8, mode="mean")
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(16, 5), nn.ReLU()) for _ in range(3))
+        self.gate, self.mlp = nn.Linear(16, 3), nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 1))
+
+    def forward(self, x):
+        v = torch.cat([self.user(x["user"]), self.item(x["clicks"])], 1)
+        mixed = torch.stack([expert(v) for expert in self.experts], 2) * torch.softmax(self.gate(v), 1)[:, None]
+        return self.mlp(mixed.sum(2)).squeeze(1)
+
+
+class Convolution(nn.Module):
+    """Filters over the clicks, and the largest answer of each."""
+
+    def __init__(self):
+        super().__init__()
+        self.user, self.item, self.filters = nn.Embedding(30, 8), nn.Embedding(30, 8), nn.Conv1d(8, 6, 3, padding=1)
+        self.mlp = nn.Sequential(nn.Linear(14, 5), nn.ReLU(), nn.Linear(5, 1))
+
+    def forward(self, x):
+        found = torch.relu(self.filters(self.item(x["clicks"]).transpose(1, 2))).amax(2)
+        return self.mlp(torch.cat([self.user(x["user"]), found], 1)).squeeze(1)
+
+
+@pytest.mark.parametrize("make", [lambda: Recurrent(nn.GRU), lambda: Recurrent(nn.LSTM), Experts, Convolution], ids=["gru", "lstm", "experts", "convolution"])
+def test_the_layer_before_the_logit_is_a_cut_in_recurrent_mixed_and_convolved_models(make):
+    torch.manual_seed(0)
+    found = field_conductance(subject_of(make(), ("user", "clicks")), attention_rows(), steps=3)
+    assert found.route == "batched"
+    assert found.layers[-1] == "mlp.1"
+    close(found.flow["mlp.1"].sum(2), found.attribution, 1e-12)
+
+
 def test_a_model_that_leaves_torch_goes_one_field_at_a_time():
     class Logging(Deep):
         def forward(self, x):

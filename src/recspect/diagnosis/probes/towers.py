@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from recspect.diagnosis.lookups import _ACTIVATIONS
 from recspect.diagnosis.probes.field_path import FieldPath
 from recspect.diagnosis.probes.tangents import Layers, chosen, forward_mode
+from recspect.errors import SubjectError
 
 _KEEPS_SIGN = {"relu", "leaky_relu"}
 """Activations whose slope can be told from their result, so that writing in place loses nothing."""
@@ -196,7 +197,10 @@ def find_towers(path: FieldPath, layers: Layers) -> Towers | None:
             return None
         reaches.append(reach)
     begins = {reach.way[0] for reach in reaches if reach.layer is None}
-    blocks = _blocks(path, begins)
+    try:
+        blocks = _blocks(path, begins)
+    except (RuntimeError, NotImplementedError, SubjectError):  # an operation without forward-mode derivative, here or beside the towers
+        return None
     return None if blocks is None else Towers(layers, tuple(reaches), blocks)
 
 
