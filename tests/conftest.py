@@ -69,11 +69,20 @@ def chromium() -> str:
 
 @pytest.fixture(scope="session")
 def diagnosed_run(tmp_path_factory):
-    """A small run of a synthetic world with findings.json and report.html: the source of what the tests of sinks send."""
+    """A small run of a synthetic world with findings.json and report.html: the source of what the tests of sinks send.
+
+    Whatever is found in it, one finding fails and one warns: they are added to the file.
+    """
+    from dataclasses import replace
+
+    from recspect.diagnosis.finding import Report
     from recspect.examining.runs import examine_run
     from recspect.training.run import Run
-    from sink_samples import small_table, trained_run
+    from sink_samples import bad_findings, small_table, trained_run
 
     run = trained_run(tmp_path_factory.mktemp("runs") / "small-run")
     examine_run(run.folder, data=small_table()[0], sample_rows=1000)
+    report = Report.read(run.folder / "findings.json")
+    report = replace(report, findings=(*(f for f in report.findings if f.code not in {bad.code for bad in bad_findings()}), *bad_findings()))
+    (run.folder / "findings.json").write_text(report.to_json(), encoding="utf-8")
     return Run.open(run.folder)

@@ -59,6 +59,9 @@ class Recording(Sink):
     def artefact(self, path):
         self._see("artefact", path.name)
 
+    def flush(self):
+        pass
+
     def close(self, status):
         self._see("close", status)
 

@@ -62,6 +62,13 @@ class Live(Mirror):
         if histograms:
             self._put(lambda: self.sink.histograms(histograms))
 
+    def flush(self) -> None:
+        """Wait until everything told so far was handed to the sink, and make it visible there; for notebooks and tests."""
+        done = threading.Event()
+        self._put(self.sink.flush)
+        self._put(done.set)
+        done.wait(0.0 if self.failure or self._thread is None else self.patience_seconds)
+
     def close(self, status: str) -> None:
         if self._thread is None:
             return

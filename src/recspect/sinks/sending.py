@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import pyarrow as pa
 
-from recspect.diagnosis.evidence import Evidence, RankedTable, Reasons
+from recspect.diagnosis.evidence import Bars, Evidence, RankedTable, Reasons
 from recspect.diagnosis.finding import Report, Verdict
 from recspect.diagnosis.mirror import HistogramRow, StepRow
 from recspect.errors import RecspectError, UsageError
@@ -82,11 +85,39 @@ def send_to(run_directory: str | Path, targets: Sequence[str]) -> Iterator[str]:
 
 
 def tables_of(report: Report) -> Iterator[tuple[str, RankedTable]]:
-    """Tables of the overview by name; that of the importance of fields is called "importance"."""
+    """Tables by name: "importance" first, those of the overview, its bars as numbers, and those of findings that fail or warn.
+
+    Columns of one table have different names.
+    """
+    everything = [*report.overview, *(evidence for finding in report.ranked for evidence in finding.evidence)]
+    importance = [evidence for evidence in everything if isinstance(evidence, RankedTable) and evidence.title.startswith(IMPORTANCE)]
+    found: list[tuple[str, Evidence]] = [("", evidence) for evidence in (*importance[:1], *report.overview)]
+    found += [(f"{finding.code}/", evidence) for finding in report.with_verdict(Verdict.FAIL, Verdict.WARN) for evidence in finding.evidence]
     seen: set[str] = set()
-    for evidence in report.overview:
-        if isinstance(evidence, RankedTable):
-            yield _name(evidence, "", seen), evidence
+    told: set[RankedTable] = set()
+    for prefix, evidence in found:
+        table = _numbers(evidence) if isinstance(evidence, Bars) and not prefix else evidence
+        if isinstance(table, RankedTable) and table not in told:
+            told.add(table)
+            yield _name(table, prefix, seen), replace(table, columns=_different(table.columns))
+
+
+def _numbers(bars: Bars) -> RankedTable:
+    """The numbers behind a bar chart, not rounded."""
+    columns = {"name": bars.names, "group": bars.group, "value": bars.values, "low": bars.low, "high": bars.high}
+    there = {name: values for name, values in columns.items() if values}
+    rows = tuple(tuple(None if isinstance(cell, float) and not math.isfinite(cell) else cell for cell in row) for row in zip(*there.values(), strict=True))
+    return RankedTable(title=bars.title, columns=tuple(there), rows=rows, caption=f"{bars.unit}; {bars.caption}")
+
+
+def _different(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of columns, a second "interval" as "interval (2)"."""
+    counts: Counter[str] = Counter()
+    out = []
+    for name in names:
+        counts[name] += 1
+        out.append(name if counts[name] == 1 else f"{name} ({counts[name]})")
+    return tuple(out)
 
 
 def pictures_of(report: Report) -> Iterator[tuple[str, Evidence]]:

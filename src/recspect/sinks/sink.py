@@ -92,6 +92,10 @@ class Sink(ABC):
         """A file to keep with the run: report.html, findings.json."""
 
     @abstractmethod
+    def flush(self) -> None:
+        """Make what was given so far visible."""
+
+    @abstractmethod
     def close(self, status: str) -> None:
         """The run is complete: "finished" or "interrupted"."""
 

@@ -99,6 +99,9 @@ class TensorBoard(Sink):
         if path.name == "report.html":
             self._text("report", f"The full report is the file `{self.folder / path.name}`. Open it in a browser.")
 
+    def flush(self) -> None:
+        self._writer.flush()
+
     def close(self, status: str) -> None:
         from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 

@@ -93,6 +93,9 @@ class Visdom(Sink):
         self._pane("report", "report", f'<iframe sandbox="allow-scripts" style="width:100%;height:900px;border:0" srcdoc="{page}"></iframe>',
                    width=1100, height=950)
 
+    def flush(self) -> None:
+        """Every call is shown at once."""
+
     def close(self, status: str) -> None:
         self._pane("status", "status", _paragraph(status))
         self._post("save", {"data": [self._environment]})

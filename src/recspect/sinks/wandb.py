@@ -104,6 +104,9 @@ class WeightsAndBiases(Sink):
         if path.suffix == ".html":
             self._run.log({"report": wandb.Html(path.read_text(encoding="utf-8"), inject=False)})
 
+    def flush(self) -> None:
+        """W&B writes by itself."""
+
     def close(self, status: str) -> None:
         self._run.summary["recspect/status"] = status
         self._run.finish(exit_code=0 if status == "finished" else 1)
