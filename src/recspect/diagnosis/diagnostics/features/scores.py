@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from recspect.diagnosis.diagnostic import Scope
 from recspect.diagnosis.diagnostics.policy import ENOUGH_ROWS, number, percent, require_rows
-from recspect.diagnosis.estimate import Estimate
+from recspect.diagnosis.estimate import Estimate, significant_digits
 from recspect.diagnosis.evidence import Bars, Curve, Evidence, HeatMap, Line, RankedTable
 from recspect.diagnosis.stat import jackknife
 from recspect.diagnosis.stats.field_flow import FieldFlow, FieldFlowSummary
@@ -158,14 +158,14 @@ def reliance_bars(scores: Sequence[FieldScore]) -> Bars:
 
 def score_table(scores: Sequence[FieldScore], layers: Sequence[str], trained: Mapping[str, Estimate]) -> RankedTable:
     """Every field with both scores, the size of its contribution, and what its neurons cancel and what goes around the first layer."""
-    columns = ["field", "reliance score", "interval", "usefulness (nats per row)", "interval"]
-    columns += ["usefulness on training rows"] if trained else []
-    columns += ["mean contribution (logits)", "deviation over rows"]
+    columns = ["field", "reliance score", "usefulness (nats per row)"]
+    columns += ["on training rows"] if trained else []
+    columns += ["contribution (logits), mean size", "deviation"]
     columns += [f"cancelled in {layers[0]}", f"goes around {layers[0]}"] if layers else []
     rows = []
     for s in scores:
-        row = [s.field, percent(s.reliance.value), _interval(s.reliance, 100, "%"), None if s.usefulness is None else number(s.usefulness.value),
-               "" if s.usefulness is None else _interval(s.usefulness, 1, "")]
+        row = [s.field, f"{percent(s.reliance.value)}{_interval(s.reliance, 100)}",
+               None if s.usefulness is None else f"{number(s.usefulness.value)}{_interval(s.usefulness, 1)}"]
         if trained:
             row.append(number(trained[s.field].value) if s.field in trained else None)
         row += [number(s.contribution), number(s.deviation)]
@@ -234,7 +234,9 @@ def slice_evidence(target: Tally, scope: Scope, scores: Sequence[FieldScore]) ->
                     row_title="field", column_title="slice", diverging=True, caption=f"held-out rows by slice: {rows}; below 0 a field adds to the loss")]
 
 
-def _interval(estimate: Estimate, scale: float, unit: str) -> str:
-    if estimate.low is None or estimate.high is None:
+def _interval(estimate: Estimate, scale: float) -> str:
+    """Its interval in brackets, to be put behind the number; nothing where there is none."""
+    if estimate.low is None or estimate.high is None or not estimate.error:
         return ""
-    return f"{number(scale * estimate.low)}{unit} to {number(scale * estimate.high)}{unit}"
+    places = significant_digits(scale * estimate.value, scale * estimate.error)
+    return f" ({number(scale * estimate.low, places)} to {number(scale * estimate.high, places)})"

@@ -59,7 +59,7 @@ class Spurious(Diagnostic):
             yield Finding(
                 code=self.code, verdict=Verdict.FAIL if sure else Verdict.WARN, place=Place(kind="field", name=s.field), estimate=s.usefulness,
                 concerns=s.reliance.value,
-                claim=f"The model relies on {s.field} without being helped by it: its reliance score is {percent(s.reliance.value)} of 100%, and it changes the "
+                claim=f"The model relies on {s.field} without being helped by it: its reliance score is {percent(s.reliance.value)} (an equal share is {percent(equal)}), and it changes the "
                       f"loss by {_added(s.usefulness)} nats per held-out row ({s.usefulness.n:,} rows), where above 0 is worse.{told}",
                 threshold="FAIL when the field has surely more than an equal share of reliance and surely adds to the loss; WARN when the values say so",
                 meaning="Movement of the score that does not predict the outcome is noise, and ranks items by chance.",
