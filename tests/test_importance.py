@@ -248,6 +248,8 @@ def test_importance_is_a_table_with_intervals_layers_and_neurons():
     with pytest.raises(UsageError, match=r"mlp\.1, mlp\.3"):
         found.neurons("mlp.9")
     assert {type(piece) for piece in found.evidence()} == {Bars, RankedTable, HeatMap, Curve}
+    (bars,) = (piece for piece in found.evidence() if isinstance(piece, Bars))
+    assert "add up to within 0.000" in bars.caption  # smooth layers: eight points are exact to rounding
 
 
 def test_importance_adds_up_over_days_and_slices():

@@ -15,6 +15,7 @@ Columns that probes add and that stats may ask for (all begin with '@'):
     @usefulness:f               loss reduction attributed to field f, nats
     @conductance:f:l            flow of field f through every neuron of layer l (logits), a matrix; with the model after an epoch
                                 this and the two above carry its name: @conductance:f:l:epoch-1
+    @flow_error @flow_explained how far the contributions behind the flows are from the logit's difference, and its size, per row
     @completeness_error @explained
     @activation:l               activations of layer l, a matrix; @gradient_norm:l its loss gradient per row
     @row:f                      table row(s) that field f reads

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from recspect.diagnosis.diagnostic import Scope
 from recspect.diagnosis.diagnostics.features.scores import (
     FieldScore,
+    error_stats,
     field_scores,
     flow_stat,
     loss_stat,
@@ -147,5 +148,5 @@ def importance(subject: TorchSubject, table: Any, schema: Schema, *, baseline_ro
     stat = flow_stat(scope)
     per_neuron = FieldFlow(fields=stat.fields, layers=stat.layers, loss=stat.loss, neurons=True)
     keys = [(ALL, scope.bucketed(stat)), *([(ALL, scope.bucketed(loss_stat(scope)))] if stat.loss else []),
-            *((slice_, per_neuron) for slice_ in dict.fromkeys((ALL, *slices)))]
+            *((ALL, one) for one in error_stats(scope)), *((slice_, per_neuron) for slice_ in dict.fromkeys((ALL, *slices)))]
     return Importance(tally(read(sample), keys, probes=[*own, probe], rows=probe.rows_within(sample)), scope, per_neuron)

@@ -297,7 +297,7 @@ class ConductanceProbe(Probe):
     """The flow of every field through every layer, as columns.
 
     Adds, for every field f and layer l, `@conductance:f:l` (matrix [B, n], logits), and at the same points `@attribution:f` and, with labels,
-    `@usefulness:f`. A row takes F x (sum of n) numbers, so give it batches of `rows_within(...)` rows.
+    `@usefulness:f`, then `@flow_error` (how far all fields together are from the logit's difference) and `@flow_explained` (its size). A row takes F x (sum of n) numbers, so give it batches of `rows_within(...)` rows.
 
     Args:
         subject: The model.
@@ -320,7 +320,8 @@ class ConductanceProbe(Probe):
         fields = self.subject.sites().fields
         flows = [f"@conductance:{field}:{layer}" for field in fields for layer in self.layers]
         kinds = ("attribution", "usefulness") if self.label else ("attribution",)
-        return tuple(f"{name}{self.suffix}" for name in (*flows, *(f"@{kind}:{field}" for kind in kinds for field in fields)))
+        names = (*flows, *(f"@{kind}:{field}" for kind in kinds for field in fields), "@flow_error", "@flow_explained")
+        return tuple(f"{name}{self.suffix}" for name in names)
 
     def rows_within(self, sample: Batch, *, megabytes: float = 64.0) -> int:
         """Rows whose columns take about so much memory."""
@@ -334,7 +335,8 @@ class ConductanceProbe(Probe):
             self._towers, self._looked = usable_towers(self.subject, batch, self.baseline, self.layers), True
         found = field_conductance(self.subject, batch, baseline=self.baseline, layers=self.layers, label=label, steps=self.steps, rule=self.rule,
                                   route="auto" if self._towers is not None else "batched", towers=self._towers)
-        columns: dict[str, Column] = {}
+        columns: dict[str, Column] = {f"@flow_error{self.suffix}": found.error.double().cpu().numpy(),
+                                      f"@flow_explained{self.suffix}": (found.score - found.baseline).abs().double().cpu().numpy()}
         for f, field in enumerate(found.fields):
             for layer in self.layers:
                 columns[f"@conductance:{field}:{layer}{self.suffix}"] = found.flow[layer][f].cpu().numpy()

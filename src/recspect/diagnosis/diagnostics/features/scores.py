@@ -14,6 +14,7 @@ from recspect.diagnosis.estimate import Estimate, significant_digits
 from recspect.diagnosis.evidence import Bars, Curve, Evidence, HeatMap, Line, RankedTable
 from recspect.diagnosis.stat import jackknife
 from recspect.diagnosis.stats.field_flow import FieldFlow, FieldFlowSummary
+from recspect.diagnosis.stats.moments import Moments
 from recspect.diagnosis.tally import Tally
 from recspect.errors import Unavailable
 
@@ -73,6 +74,12 @@ def loss_stat(scope: Scope) -> FieldFlow:
     if not stat.loss:
         raise Unavailable("the loss that fields take away was not measured", hint="give rows with labels")
     return replace(stat, layers=())
+
+
+def error_stats(scope: Scope) -> tuple[Moments, ...]:
+    """What says how far the contributions of all fields are from the differences that they explain; nothing where flows were not measured."""
+    stats = (Moments(column="@flow_error"), Moments(column="@flow_explained"))
+    return stats if all(stat.column in scope.target for stat in stats) else ()
 
 
 def epoch_stats(scope: Scope) -> dict[int, FieldFlow]:
@@ -141,19 +148,28 @@ def score_evidence(target: Tally, scope: Scope, scores: Sequence[FieldScore], tr
         trained: Usefulness on the training rows, where it was measured.
     """
     layers = flow_stat(scope).layers
-    return (reliance_bars(scores), score_table(scores, layers, trained), *layer_evidence(scores, layers), *epoch_evidence(target, scope, scores),
+    return (reliance_bars(scores, _error(target, scope)), score_table(scores, layers, trained), *layer_evidence(scores, layers), *epoch_evidence(target, scope, scores),
             *slice_evidence(target, scope, scores))
 
 
-def reliance_bars(scores: Sequence[FieldScore]) -> Bars:
-    """The reliance scores with their intervals."""
+def _error(target: Tally, scope: Scope) -> float:
+    stats = error_stats(scope)
+    if not stats or not all(target.has(stat) for stat in stats):
+        return float("nan")
+    error, explained = (target.get_summary(stat).mean for stat in stats)
+    return float(error / explained) if explained > 0 else float("nan")
+
+
+def reliance_bars(scores: Sequence[FieldScore], error: float) -> Bars:
+    """The reliance scores with their intervals; `error` is the share of the logit's differences that the contributions miss."""
     top = scores[:25]
     return Bars(title="How much does the model rely on each field?", unit="reliance score", names=tuple(s.field for s in top),
                 values=tuple(s.reliance.value for s in top),
                 low=tuple(s.reliance.value if s.reliance.low is None else max(0.0, s.reliance.low) for s in top),
                 high=tuple(s.reliance.value if s.reliance.high is None else s.reliance.high for s in top),
                 highlighted=tuple(s.field for s in top if s.usefulness is not None and s.usefulness.value <= 0), reference=1 / len(scores),
-                caption=f"{top[0].reliance.n:,} rows, {100 * top[0].reliance.level:g}% intervals; the line is an equal share; marked: does not lower the loss")
+                caption=f"{top[0].reliance.n:,} rows, {100 * top[0].reliance.level:g}% intervals; the line is an equal share; marked: does not lower the loss"
+                        + (f"; contributions add up to within {percent(error)} of the logit's differences" if np.isfinite(error) else ""))
 
 
 def score_table(scores: Sequence[FieldScore], layers: Sequence[str], trained: Mapping[str, Estimate]) -> RankedTable:

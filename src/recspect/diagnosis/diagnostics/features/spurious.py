@@ -8,6 +8,7 @@ from contextlib import suppress
 from recspect.diagnosis.diagnostic import Diagnostic, Needs, Scope
 from recspect.diagnosis.diagnostics.features.scores import (
     epoch_stats,
+    error_stats,
     field_scores,
     flow_stat,
     loss_stat,
@@ -36,7 +37,7 @@ class Spurious(Diagnostic):
         flows, loss = scope.bucketed(flow_stat(scope)), scope.bucketed(loss_stat(scope))
         epochs = tuple((ALL, stat) for stat in epoch_stats(scope).values())
         reference = (loss,) if scope.reference.issuperset(loss.columns) else ()
-        needs = Needs.of(target=dict.fromkeys((flows, loss)), reference=reference)
+        needs = Needs.of(target=dict.fromkeys((flows, loss, *error_stats(scope))), reference=reference)
         slices = tuple((slice_, loss_stat(scope)) for slice_ in scope.slices)
         return Needs(target=(*needs.target, *epochs, *slices), reference=needs.reference)
 
