@@ -161,3 +161,37 @@ def test_what_was_sent_can_be_read_in_again(sent, diagnosed_run):
     assert got.keys() == expected.keys()
     np.testing.assert_allclose(list(got.values()), [expected[key] for key in got], rtol=1e-6)
     assert not log.notes
+
+
+def test_the_command_line_sends_a_run_to_several_places_and_trains_into_one(diagnosed_run, tmp_path):
+    import polars as pl
+    from typer.testing import CliRunner
+
+    from recspect.cli import app
+    from recspect.schema import Field, Label, Schema
+    from sink_samples import small_table
+
+    done = CliRunner().invoke(app, ["send", str(diagnosed_run.folder), "--to", f"tensorboard:{tmp_path / 'a'}", "--to", f"tensorboard:{tmp_path / 'b'}"])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.split("\n")[:2] == [f"tensorboard --logdir {tmp_path / name}" for name in "ab"]
+    assert (tmp_path / "b" / diagnosed_run.id / "report.html").is_file()
+    table, schema = small_table()
+    rng = np.random.default_rng(0)
+    names = {name: rng.integers(0, 20, table.rows) for name in schema.field_names}
+    pl.DataFrame({**names, schema.label.name: rng.integers(0, 2, table.rows)}).write_parquet(tmp_path / "table.parquet")
+    (tmp_path / "schema.toml").write_text(Schema(fields=tuple(Field(name=name) for name in names), labels=(Label(name=schema.label.name),)).to_toml(), encoding="utf-8")
+    arguments = ["train", str(tmp_path / "table.parquet"), "--schema", str(tmp_path / "schema.toml"), "--epochs", "1", "--run-dir", str(tmp_path / "run")]
+    done = CliRunner().invoke(app, [*arguments, "--to", f"tensorboard:{tmp_path / 'logs'}"])
+    assert done.exit_code == 0, done.output
+    assert "loss/train" in read_events(tmp_path / "logs" / "run").understood
+
+
+@pytest.mark.parametrize("arguments", [["send", "{run}"], ["send", "{run}", "--to", "nowhere:x"], ["send", "{run}/none", "--to", "tensorboard:x"]])
+def test_wrong_use_of_send_is_a_mistake_of_the_user(diagnosed_run, arguments):
+    from typer.testing import CliRunner
+
+    from recspect.cli import app
+    from recspect.errors import RecspectError
+
+    done = CliRunner().invoke(app, [argument.format(run=diagnosed_run.folder) for argument in arguments])
+    assert isinstance(done.exception, RecspectError)
