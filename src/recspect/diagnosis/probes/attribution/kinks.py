@@ -67,6 +67,7 @@ class Cells:
     def __init__(self, nodes: NDArray[np.float64], edges: NDArray[np.float64]) -> None:
         gaps, widths = np.diff(nodes), np.diff(edges)
         self.count = len(nodes)
+        self._buffers: dict[Any, list[Tensor]] = {}
         self.where = (edges[1:-1] - nodes[:-1]) / gaps
         """Place of each inner edge between its two nodes, 0 to 1."""
         self.right = (edges[1:-1] - nodes[:-1]) / widths[:-1]
@@ -84,16 +85,15 @@ class Cells:
             return torch.as_tensor(values, dtype=z.dtype, device=z.device).reshape(-1, *[1] * (z.dim() - 1))
 
         a, b = z[:-1], z[1:]
-        step = b - a
-        edge = torch.addcmul(a, step, along(self.where))
+        step, edge, part = self._work(a)
+        torch.sub(b, a, out=step)
+        torch.addcmul(a, step, along(self.where), out=edge)
         inverse = step.abs_().add_(_TINY).reciprocal_()
         # a line from p to q is above 0 in the share max(p, q) / |q - p| of its length, cut to [0, 1]
         share = torch.empty_like(z)
-        with np.errstate(divide="ignore"):
-            to_edge, from_edge = along(1 / np.maximum(self.where, _TINY)), along(1 / np.maximum(1 - self.where, _TINY))
-        right = torch.maximum(a, edge).mul_(inverse).mul_(to_edge).clamp_(0, 1)
+        right = torch.maximum(a, edge, out=part).mul_(inverse).mul_(along(1 / np.maximum(self.where, _TINY))).clamp_(0, 1)
         torch.mul(right, along(self.right), out=share[:-1])
-        left = torch.maximum(edge, b).mul_(inverse).mul_(from_edge).clamp_(0, 1)
+        left = torch.maximum(edge, b, out=part).mul_(inverse).mul_(along(1 / np.maximum(1 - self.where, _TINY))).clamp_(0, 1)
         if self.last > 0:
             share[-1] = _ray(z[-1], z[-1] - z[-2], self.after).mul_(self.last)
         else:
@@ -102,6 +102,13 @@ class Cells:
         if self.first > 0:
             share[0].add_(_ray(z[0], z[0] - z[1], self.before), alpha=self.first)
         return share
+
+    def _work(self, like: Tensor) -> list[Tensor]:
+        """Buffers of a shape, kept for the next activation of that shape: fresh memory costs several times what is computed in it."""
+        key = (like.shape, like.dtype, like.device)
+        if key not in self._buffers:
+            self._buffers[key] = [torch.empty_like(like, memory_format=torch.contiguous_format) for _ in range(3)]
+        return self._buffers[key]
 
 
 def _ray(z: Tensor, step: Tensor, length: float) -> Tensor:

@@ -33,9 +33,10 @@ class Layout:
     Args:
         per_row: Per lookup, whether its output grows with the rows (a table of positions does not).
         repeatable: Whether the inputs are a dict of tensors that all begin with the rows, so that rows are repeated by tensor; else they are encoded again.
-        point_bytes: What a row holds while a point is evaluated: saved activations, moved lookups and their gradients.
+        point_bytes: What a row holds while a point is evaluated: saved activations, their gradients and averaged slopes, moved lookups and their gradients.
         row_bytes: What a row holds from its recording on.
         columns: C.
+        kinked: Whether the model has activations whose kinks are averaged.
     """
 
     per_row: tuple[bool, ...]
@@ -43,6 +44,7 @@ class Layout:
     point_bytes: int
     row_bytes: int
     columns: int
+    kinked: bool
 
     @classmethod
     def of(cls, subject: TorchSubject, sites: Sites, stack: list[str], batch: Batch) -> Layout:
@@ -71,12 +73,13 @@ class Layout:
             return tensor
 
         known = {parameter.untyped_storage().data_ptr() for parameter in subject.model.parameters()}
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            subject.run(twice, stack, replay=[value.clone().requires_grad_() for value in values])
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor), AveragedKinks(Cells(np.array([0.0, 1.0]), np.array([0, 0.5, 1])), 2) as mode:
+            leaves = {name: tensor.clone().requires_grad_() for name, tensor in input_tensors(twice).items() if name in sites.dense}
+            subject.run(_with_dense(twice, leaves), stack, replay=[value.clone().requires_grad_() for value in values])
         saved = sum(size for address, size in held.items() if address not in known) // 2
         looked = sum(value.numel() * value.element_size() for value, grows in zip(values, per_row, strict=True) if grows) // 2
         columns = sum(value.numel() // value.shape[-1] for value, grows in zip(values, per_row, strict=True) if grows) // 2 + len(sites.dense)
-        return cls(tuple(per_row), _repeatable(once, twice), max(1, saved + 4 * looked), max(1, 4 * looked), columns)
+        return cls(tuple(per_row), _repeatable(once, twice), max(1, 4 * saved + 4 * looked), max(1, 4 * looked), columns, mode.met > 0)
 
 
 def _row_by_row(a: Lookup, b: Lookup) -> bool:
@@ -87,6 +90,22 @@ def _row_by_row(a: Lookup, b: Lookup) -> bool:
 def _repeatable(once: Any, twice: Any) -> bool:
     return isinstance(once, dict) and all(isinstance(once[name], Tensor) and once[name].dim() and twice[name].shape[0] == 2 * once[name].shape[0] == 2
                                           for name in once)
+
+
+def _with_dense(inputs: Any, dense: Mapping[str, Tensor]) -> Any:
+    """The inputs with other dense values.
+
+    Raises:
+        SubjectError: Inputs of this form cannot be replaced.
+    """
+    if not dense:
+        return inputs
+    if isinstance(inputs, dict):
+        return {**inputs, **dense}
+    if isinstance(inputs, Tensor):
+        return dense["input"]
+    raise SubjectError(f"dense inputs inside a {type(inputs).__name__} cannot be replaced",
+                       hint="let encode(batch) return a dict, and take it apart in forward=lambda model, inputs: ...")
 
 
 @dataclass(frozen=True)
@@ -227,13 +246,16 @@ class Recording:
         score = self.score.new_empty(n, count)
         columns = self.score.new_empty(n, count, self.width)
         averaged = 0
+        cells_of: dict[tuple[int, int], Cells] = {}
         for start in range(0, count, together):
             chosen = slice(start, start + together) if rows is None else torch.from_numpy(rows[start:start + together])
             for low in range(0, n, window):
                 high = min(n, low + window)
                 # a node's cell needs its neighbours, also where these belong to the next window
                 left, right = (max(0, low - 1), min(n, high + 1)) if edges is not None else (low, high)
-                cells = None if edges is None or right - left < 2 else Cells(nodes[left:right], edges[left:right + 1])
+                cells = cells_of.get((left, right))
+                if cells is None and edges is not None and right - left > 1:
+                    cells = cells_of.setdefault((left, right), Cells(nodes[left:right], edges[left:right + 1]))
                 values, parts, met = self._gradients(nodes[left:right], chosen, cells)
                 score[low:high, start:start + together] = values[low - left:high - left]
                 columns[low:high, start:start + together] = parts[low - left:high - left]
@@ -310,12 +332,4 @@ class Recording:
             own = {name: value[rows] for name, value in self.inputs.items() if name not in dense}
             return {**{name: value.repeat(n, *[1] * (value.dim() - 1)) for name, value in own.items()}, **dense}
         inputs = self.inputs if n == 1 else self.subject.encode(self.batch.take(np.tile(np.arange(self.rows), n)))
-        if not dense:
-            return inputs
-        if isinstance(inputs, dict):
-            return {**inputs, **dense}
-        if isinstance(inputs, Tensor):
-            return dense["input"]
-        raise SubjectError(f"dense inputs inside a {type(inputs).__name__} cannot be replaced",
-                           hint="let encode(batch) return a dict, and take it apart in forward=lambda model, inputs: ...")
-
+        return _with_dense(inputs, dense)

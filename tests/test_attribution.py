@@ -1,0 +1,505 @@
+"""Attributions equal closed forms, other tools' recorded values and a float64 loop; their error bounds are truthful; memory is bounded."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from recspect.diagnosis.batch import Batch
+from recspect.diagnosis.probes.attribution import (
+    baseline_sensitivity,
+    expected_gradients,
+    integrated_gradients,
+    mean_baseline,
+    other_rows,
+    path_rule,
+    sampled_rows,
+    unknown_baseline,
+)
+from recspect.diagnosis.probes.attribution.kinks import Cells
+from recspect.diagnosis.probes.attribution.quadrature import clenshaw_curtis, edges, levels
+from recspect.diagnosis.subject import TorchSubject
+from recspect.errors import SubjectError, UsageError
+
+relu = nn.functional.relu
+
+
+class Formula(nn.Module):
+    """A function of numeric fields x1, x2, ..."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(*x.values())
+
+
+def explained(function, *values, **settings):
+    """Contributions of numeric fields at one point, from 0."""
+    names = [f"x{k}" for k in range(1, len(values) + 1)]
+    batch = Batch({name: np.array([value]) for name, value in zip(names, values, strict=True)})
+    found = integrated_gradients(TorchSubject(Formula(function), fields=names), batch, **settings)
+    return [float(found.reliance[name][0]) for name in names], found
+
+
+# ---------------------------------------------------------------------- closed forms and values recorded by other tools
+
+
+def captum_model_2(x1, x2):
+    return relu(relu(x1) - 1 - relu(x2))
+
+
+def captum_model_3(x1, x2):
+    return relu(relu(x1 - 1) - relu(x2))
+
+
+def captum_multi_layer(x1, x2, x3):
+    """Captum's BasicModel_MultiLayer, first output, as a formula."""
+    total = x1 + x2 + x3
+    return relu(total - 10) + 3 * relu(total + 1) - 1
+
+
+@pytest.mark.parametrize("settings", [{"steps": n} for n in (2, 8, 50, 500)] + [{"steps": 8, "rule": "gauss_legendre"}, {}])
+def test_two_ways_to_write_one_function_get_the_same_contributions(settings):
+    # captum tests/attr/test_integrated_gradients_basic.py: (1.5, -0.5) for BasicModel2; BasicModel3 is the same function for x2 >= 0
+    assert explained(captum_model_2, 3.0, 1.0, **settings)[0] == pytest.approx([1.5, -0.5], abs=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{"steps": 50}, {"tolerance": 1e-4, "maximum_points": 1025}])
+def test_implementation_invariance_holds_in_the_limit(settings):
+    # here ReLU(x1 - 1) switches at 1/3, and is bent by it before the second one: no longer exact with few points
+    assert explained(captum_model_3, 3.0, 1.0, **settings)[0] == pytest.approx([1.5, -0.5], abs=2e-3)
+
+
+def test_a_kink_in_the_first_layer_is_found_exactly_where_plain_rules_converge_like_1_over_n():
+    recorded = {2: (80, 200, 120), 8: (78.988, 197.469, 118.482), 50: (78.036, 195.090, 117.054), 500: (78.010, 195.025, 117.015)}
+    for steps, values in recorded.items():  # captum's own results at these numbers of steps
+        assert explained(captum_multi_layer, 20.0, 50.0, 30.0, steps=steps, rule="gauss_legendre")[0] == pytest.approx(values, abs=2e-3)
+    for settings in ({"steps": 2}, {"steps": 8}, {}):
+        contributions, found = explained(captum_multi_layer, 20.0, 50.0, 30.0, **settings)
+        assert contributions == pytest.approx([78, 195, 117], rel=1e-5)
+        assert sum(contributions) == pytest.approx(390, rel=1e-5)
+    assert bool(found.converged.all())
+    assert float(found.score), float(found.baseline) == (392, 2)
+
+
+def test_products_are_shared_equally_with_one_point_per_two_factors():
+    assert explained(lambda a, b: a * b, 2.0, 3.0, steps=1)[0] == pytest.approx([3, 3], rel=1e-6)
+    assert explained(lambda a, b, c: a * b * c, 2.0, 3.0, 4.0, steps=1)[0] == pytest.approx([6, 6, 6], rel=1e-6)
+    assert explained(lambda a, b, c: a * b * c, 2.0, 3.0, 4.0, steps=2)[0] == pytest.approx([8, 8, 8], rel=1e-6)
+    # a factorisation machine's product of (1, 2) and (3, 4): half to each side
+    dot = explained(lambda u1, u2, i1, i2: u1 * i1 + u2 * i2, 1.0, 2.0, 3.0, 4.0, steps=1)[0]
+    assert dot == pytest.approx([1.5, 4, 1.5, 4], rel=1e-6)
+
+
+def test_cross_layers_are_exact_at_half_their_degree():
+    def cross(a, b):  # three cross layers: degree 4 along the path
+        x = a + b
+        for _ in range(3):
+            x = (a + b) * (x + 0.5) + x
+        return x
+
+    exact = explained(cross, 0.7, -1.3, steps=60)[0]
+    assert explained(cross, 0.7, -1.3, steps=2)[0] == pytest.approx(exact, rel=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["midpoint", "gauss_legendre", "trapezoid", "clenshaw_curtis"])
+@pytest.mark.parametrize("steps", [1, 2, 10, 50])
+def test_weights_sum_to_one_so_a_linear_model_gets_its_weights(rule, steps):
+    # captum's trapezoid weights sum to 1 - 1/n: it returns (.98, 1.96) with 50 steps
+    assert explained(lambda a, b: a + 2 * b, 1.0, 1.0, steps=steps, rule=rule)[0] == pytest.approx([1, 2], rel=1e-5)
+
+
+def test_nodes_of_the_rules():
+    assert path_rule("midpoint", 2)[0].tolist() == [0.25, 0.75]
+    nodes, weights = path_rule("trapezoid", 2)
+    assert (nodes.tolist(), weights.tolist()) == ([0, 0.5, 1], [0.25, 0.5, 0.25])
+    nodes, weights = clenshaw_curtis(2)
+    assert weights == pytest.approx([1 / 6, 4 / 6, 1 / 6])  # Simpson
+    assert list(levels(65)) == [1, 2, 4, 8, 16, 32, 64]
+    for intervals in (1, 2, 4, 8, 16, 32):
+        coarse, weights = clenshaw_curtis(intervals)
+        fine = clenshaw_curtis(2 * intervals)[0]
+        assert fine[::2] == pytest.approx(coarse, abs=1e-15)
+        ends = edges(weights)
+        assert np.all(ends[:-1] <= coarse + 1e-15)
+        assert np.all(coarse <= ends[1:] + 1e-15)
+        for degree in range(intervals + 1):
+            assert weights @ coarse**degree == pytest.approx(1 / (degree + 1), abs=1e-12)
+
+
+# ---------------------------------------------------------------------- averaged kinks
+
+
+@pytest.mark.parametrize("rule", ["gauss_legendre", "clenshaw_curtis", "midpoint"])
+def test_shares_above_zero_equal_a_brute_force_count_along_the_line_through_the_nodes(rule):
+    nodes, weights = path_rule(rule, 6)
+    ends = edges(weights)
+    z = np.random.default_rng(0).normal(size=(len(nodes), 40))
+    z[:, 0], z[:, 1], z[:, 2] = 0, 3, -2  # never on; always on; never on
+    share = Cells(nodes, ends).share_above(torch.from_numpy(z).unsqueeze(1).clone())[:, 0].numpy()
+    for k in range(len(nodes)):
+        at = ends[k] + (np.arange(20_000) + 0.5) / 20_000 * (ends[k + 1] - ends[k])
+        i = np.clip(np.searchsorted(nodes, at) - 1, 0, len(nodes) - 2)  # the first and last lines go on beyond the nodes
+        t = ((at - nodes[i]) / (nodes[i + 1] - nodes[i]))[:, None]
+        on = ((1 - t) * z[i] + t * z[i + 1] > 0).mean(0)
+        assert share[k] == pytest.approx(on, abs=2e-4)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.ReLU(inplace=True), nn.LeakyReLU(0.2), nn.ReLU6(), nn.Hardtanh(-0.5, 0.7)])
+def test_one_hidden_layer_is_exact_with_two_points(activation):
+    torch.manual_seed(0)
+    first, last = nn.Linear(3, 64), nn.Linear(64, 1)
+    first.weight.data.mul_(4)
+
+    def network(a, b, c):
+        return last(activation(first(torch.stack([a, b, c], 1)))).squeeze(1)
+
+    exact = explained(network, 0.9, -1.1, 2.0, steps=4_000, rule="midpoint")[0]
+    contributions, found = explained(network, 0.9, -1.1, 2.0, steps=2)
+    assert contributions == pytest.approx(exact, abs=2e-3)
+    assert float(found.error) < 1e-5
+
+
+# ---------------------------------------------------------------------- trained networks
+
+FIELDS, IDS, WIDTH, ROWS = 6, 60, 8, 256
+
+
+class Deep(nn.Module):
+    def __init__(self, activation):
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(IDS, WIDTH) for _ in range(FIELDS))
+        for table in self.tables:
+            table.weight.data.mul_(0.1)
+        self.mlp = nn.Sequential(nn.Linear(FIELDS * WIDTH, 64), activation(), nn.Linear(64, 64), activation(), nn.Linear(64, 1))
+
+    def top(self, v):
+        return self.mlp(v.flatten(1)).squeeze(1) + (v.sum(1).square() - v.square().sum(1)).sum(1) / 2
+
+    def forward(self, x):
+        return self.top(torch.stack([table(ids) for table, ids in zip(self.tables, x.values(), strict=True)], 1))
+
+
+def trained(activation, steps=250):
+    torch.manual_seed(0)
+    model = Deep(activation)
+    taste = torch.randn(IDS, FIELDS)
+    optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)
+    for _ in range(steps):
+        ids = torch.randint(0, IDS, (512, FIELDS))
+        s = taste[ids, torch.arange(FIELDS)]
+        y = torch.bernoulli(torch.sigmoid(s[:, 0] * s[:, 1] + 2 * (s[:, 2] > 0) * s[:, 3] + s[:, 4].abs() - 1))
+        optimiser.zero_grad()
+        nn.functional.binary_cross_entropy_with_logits(model({k: ids[:, k] for k in range(FIELDS)}), y).backward()
+        optimiser.step()
+    r = np.random.default_rng(1)
+    batch = Batch({f"f{k}": r.integers(0, IDS, ROWS) for k in range(FIELDS)})
+    return TorchSubject(model.eval(), fields=list(batch)), batch
+
+
+def truth(subject, batch, points=1_500):
+    """A plain loop over midpoints in float64, shape (B, F)."""
+    state = subject.model.state_dict()
+    model = Deep(type(subject.model.mlp[1])).double()
+    model.load_state_dict(state)
+    with torch.no_grad():
+        v = torch.stack([table(torch.from_numpy(batch[name])) for table, name in zip(model.tables, batch, strict=True)], 1)
+    total = torch.zeros(v.shape[:2], dtype=torch.float64)
+    for k in range(points):
+        leaf = (v * ((k + 0.5) / points)).requires_grad_()
+        total += (torch.autograd.grad(model.top(leaf).sum(), leaf)[0] * v).sum(-1) / points
+    return total
+
+
+def matrix(found):
+    return torch.stack(list(found.reliance.values()), 1).double()
+
+
+@pytest.fixture(scope="module")
+def relu_network():
+    subject, batch = trained(nn.ReLU)
+    return subject, batch, truth(subject, batch)
+
+
+@pytest.fixture(scope="module")
+def smooth_network():
+    subject, batch = trained(nn.SiLU)
+    return subject, batch, truth(subject, batch)
+
+
+@pytest.mark.parametrize("tolerance", [0.03, 0.01, 0.003])
+@pytest.mark.parametrize("network", ["relu_network", "smooth_network"])
+def test_error_bounds_hold_for_19_rows_of_20_and_converged_rows_are_within_the_tolerance(network, tolerance, request):
+    subject, batch, true = request.getfixturevalue(network)
+    found = integrated_gradients(subject, batch, tolerance=tolerance, maximum_points=129)
+    off, size = (matrix(found) - true).abs().sum(1), true.abs().sum(1)
+    assert float((found.bound >= off).double().mean()) >= 0.95
+    assert bool(found.converged.any())
+    within = off[found.converged] <= tolerance * size[found.converged]
+    assert float(within.double().mean()) >= 0.95
+    assert bool((found.bound >= found.error * 0.999).all())
+    assert float(found.points.double().mean()) < 70
+
+
+def test_averaged_kinks_beat_the_best_plain_rule_many_times_at_equal_points(relu_network):
+    subject, batch, true = relu_network
+    for steps, factor in ((4, 3), (8, 5), (16, 7)):
+        ours, plain = (float((matrix(integrated_gradients(subject, batch, steps=steps, rule=rule)) - true).abs().mean())
+                       for rule in ("auto", "gauss_legendre"))
+        assert factor * ours < plain
+
+
+def test_rows_that_do_not_converge_are_named(relu_network):
+    subject, batch, true = relu_network
+    found = integrated_gradients(subject, batch, tolerance=1e-4, maximum_points=9)
+    assert not bool(found.converged.all())
+    assert int(found.points.max()) <= 2 + 4 + 8  # where kinks are averaged, a finer rule evaluates its points anew
+    hard = ~found.converged
+    assert float((matrix(found) - true).abs().sum(1)[hard].mean()) > float((matrix(found) - true).abs().sum(1)[~hard].sum())
+
+
+def test_smooth_networks_reuse_points(smooth_network):
+    subject, batch, _ = smooth_network
+    found = integrated_gradients(subject, batch, tolerance=1e-4)
+    assert set(found.points.tolist()) <= {3, 5, 9, 17}
+
+
+def test_a_fixed_number_of_steps_claims_nothing(smooth_network):
+    subject, batch, _ = smooth_network
+    found = integrated_gradients(subject, batch, steps=4)
+    assert not bool(found.converged.any())
+    assert bool(torch.isinf(found.bound).all())
+    assert set(found.points.tolist()) == {4}
+
+
+@pytest.mark.parametrize("settings", [{"steps": 50}, {"steps": 5}, {"tolerance": 0.003}])
+def test_neither_chunks_nor_windows_of_the_path_nor_the_budget_change_contributions(relu_network, settings):
+    subject, batch, _ = relu_network
+    batch = batch.take(slice(0, 48))
+    whole = matrix(integrated_gradients(subject, batch, **settings))
+    for other in ({"chunk_rows": 17}, {"chunk_rows": 4}, {"budget_mib": 0.05}):  # 4 points at a time: 50 run in windows of 2 with their neighbours
+        assert torch.allclose(whole, matrix(integrated_gradients(subject, batch, **settings, **other)), atol=2e-6)
+    halves = [matrix(integrated_gradients(subject, batch.take(part), **settings)) for part in (slice(0, 20), slice(20, 48))]
+    assert torch.allclose(whole, torch.cat(halves), atol=2e-6)
+
+
+def test_a_model_that_hides_a_path_from_gradients_does_not_converge():
+    subject, batch = trained(nn.SiLU, steps=30)
+    model = subject.model
+    hidden = TorchSubject(model, fields=list(batch), forward=lambda m, x: m(x) + m.tables[0](x["f0"]).detach().sum(1))
+    found = integrated_gradients(hidden, batch, tolerance=0.01)
+    assert float(found.converged.double().mean()) < 0.2
+
+
+# ---------------------------------------------------------------------- baselines
+
+
+class Sequence(nn.Module):
+    """A shared item table read by the item and by a masked history, positions, and a table whose vectors are thrown away."""
+
+    def __init__(self, *, flat=False):
+        super().__init__()
+        self.item, self.place, self.ignored = nn.Embedding(40, 4), nn.Embedding(6, 4), nn.Embedding(9, 4)
+        self.mlp = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1))
+        self.flat = flat
+
+    def forward(self, x):
+        history = x["history"]
+        v = self.item(history.reshape(-1)).reshape(*history.shape, 4) if self.flat else self.item(history)
+        self.ignored(x["segment"])
+        mask = (history != 0).unsqueeze(-1)
+        v = (v + self.place(torch.arange(history.shape[1]))) * mask
+        pooled = v.sum(1) / mask.sum(1).clamp(min=1)
+        return self.mlp(torch.cat([pooled, self.item(x["item"])], 1)).squeeze(1)
+
+
+def sequences(rows=24, **settings):
+    torch.manual_seed(3)
+    r = np.random.default_rng(3)
+    history = r.integers(2, 40, (rows, 6))
+    history[np.arange(6) >= r.integers(1, 6, rows)[:, None]] = 0
+    batch = Batch({"history": history, "item": r.integers(2, 40, rows), "segment": r.integers(0, 9, rows)})
+    return TorchSubject(Sequence(**settings), fields=list(batch)), batch
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("kind", ["zero", "mean", "unknown", "sampled", "other"])
+def test_padding_and_unused_fields_get_exactly_nothing_and_sums_are_complete(kind, flat):
+    subject, batch = sequences(flat=flat)
+    subject.sites(batch)
+    baseline = {"zero": lambda: None, "mean": lambda: mean_baseline(subject, batch), "unknown": lambda: unknown_baseline(subject, batch, 1),
+                "sampled": lambda: sampled_rows(batch, batch, seed=0), "other": lambda: other_rows(batch, batch.take(slice(3, 4)), ["item"])}[kind]()
+    found = integrated_gradients(subject, batch, baseline=baseline, tolerance=1e-4, maximum_points=257)
+    padded = torch.from_numpy(batch["history"] == 0)
+    assert float(found.entries["history"][padded].abs().max()) == 0
+    assert float(found.reliance["segment"].abs().max()) == 0
+    assert torch.allclose(found.entries["history"].sum(1), found.reliance["history"], atol=1e-6)
+    assert torch.allclose(found.reliance["history"] + found.reliance["item"], found.score - found.baseline, atol=2e-3)
+    if kind == "other":
+        assert float(found.reliance["history"].abs().max()) == 0
+        other = subject.model({name: torch.from_numpy(np.asarray(column)) for name, column in baseline.rows.items()})
+        assert torch.allclose(found.baseline, other, atol=1e-5)
+
+
+def test_a_shared_table_counts_once_per_occurrence():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(10, 3)
+
+        def forward(self, x):
+            return self.table(x["a"]).sum(1) + 2 * self.table(x["b"]).sum(1) + self.table(x["a"]).sum(1)
+
+    torch.manual_seed(0)
+    batch = Batch({"a": np.arange(10), "b": np.arange(10)[::-1].copy()})
+    subject = TorchSubject(Twice(), fields=["a", "b"])
+    found = integrated_gradients(subject, batch)
+    weights = subject.model.table.weight.detach().sum(1)
+    assert torch.allclose(found.reliance["a"], 2 * weights, atol=1e-5)
+    assert torch.allclose(found.reliance["b"], 2 * weights.flip(0), atol=1e-5)
+
+
+def test_unknown_ids_are_what_the_model_scores_for_them():
+    subject, batch = sequences()
+    found = integrated_gradients(subject, batch, baseline=unknown_baseline(subject, batch, {"item": 1}))
+    unknown = batch.with_columns({"item": np.ones(batch.rows, dtype=np.int64)})
+    assert np.allclose(found.baseline.numpy(), subject.score(unknown), atol=1e-5)
+    assert float(found.reliance["history"].abs().max()) == 0
+    with pytest.raises(UsageError, match="no lookup reads 'color'"):
+        unknown_baseline(subject, batch, {"color": 1})
+
+
+def test_fields_equal_to_their_baseline_get_nothing_and_the_rest_adds_up():
+    # shap tests: background equal on features 0 and 2
+    names = ["a", "b", "c", "d"]
+    row, background = {"a": 1.0, "b": 2.0, "c": -3.0, "d": 4.0}, {"a": 1.0, "b": 0.5, "c": -3.0, "d": 0.0}
+    batch, other = (Batch({name: np.array([values[name]]) for name in names}) for values in (row, background))
+    subject = TorchSubject(Formula(lambda *x: sum(x)), fields=names)
+    found = integrated_gradients(subject, batch, baseline=other_rows(batch, other, names))
+    assert [float(found.reliance[name]) for name in names] == pytest.approx([0, 1.5, 0, 4], abs=1e-10)
+
+
+def test_one_item_over_another_is_the_difference_of_their_contributions(relu_network):
+    subject, batch, _ = relu_network
+    rival = batch.with_columns({"f1": np.roll(batch["f1"], 1)})
+    i, j = (integrated_gradients(subject, rows, tolerance=1e-3) for rows in (batch, rival))
+    contrast = i.minus(j)
+    assert torch.allclose(contrast.reliance["f1"], i.reliance["f1"] - j.reliance["f1"])
+    total = sum(contrast.reliance.values())
+    assert bool(((total - contrast.score).abs() <= contrast.bound + 1e-5).all())
+
+
+def test_expected_gradients_add_up_to_the_score_less_the_mean_baseline(smooth_network):
+    subject, batch, _ = smooth_network
+    few = batch.take(slice(0, 32))
+    found = expected_gradients(subject, few, batch, draws=4, tolerance=1e-3)
+    assert torch.allclose(sum(found.reliance.values()), found.score - found.baseline, atol=1e-3)
+    same = expected_gradients(subject, few, batch, draws=4, tolerance=1e-3)
+    assert torch.equal(found.reliance["f0"], same.reliance["f0"])
+    with pytest.raises(UsageError, match="at least 1 draw"):
+        expected_gradients(subject, few, batch, draws=0)
+
+
+def test_baselines_are_compared_by_the_ranking_of_fields(smooth_network):
+    from scipy.stats import spearmanr
+
+    subject, batch, _ = smooth_network
+    found = baseline_sensitivity(subject, batch)
+    assert found.baselines == ("mean", "sampled rows")
+    assert found.least == pytest.approx(spearmanr(*found.reliance).statistic)
+    assert found.agreement.diagonal() == pytest.approx([1, 1])
+    with pytest.raises(UsageError, match="2 or more"):
+        baseline_sensitivity(subject, batch, baselines=[mean_baseline(subject, batch)])
+
+
+def test_lists_of_other_lengths_at_the_baseline_are_an_error_that_says_what_to_do():
+    subject, batch = sequences()
+    shorter = Batch({**batch, "history": np.asarray(batch["history"])[:, :3]})
+    with pytest.raises(SubjectError, match="for their baseline") as error:
+        integrated_gradients(subject, batch, baseline=other_rows(batch, shorter, ["history"]))
+    assert "pad" in error.value.hint
+
+
+# ---------------------------------------------------------------------- unusual inputs, settings, memory
+
+
+def test_flat_ids_with_offsets_are_encoded_again_for_every_point():
+    class Bags(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tags, self.user = nn.EmbeddingBag(30, 4, mode="sum"), nn.Embedding(10, 4)
+            self.out = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 1))
+
+        def forward(self, x):
+            return self.out(torch.cat([self.tags(x["tags"], x["offsets"]), self.user(x["user"])], 1)).squeeze(1)
+
+    def encode(batch):
+        lists = np.asarray(batch["tags"])
+        lengths = (lists > 0).sum(1)
+        return {"tags": torch.from_numpy(lists[lists > 0]), "offsets": torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)[:-1]])),
+                "user": torch.from_numpy(np.asarray(batch["user"]))}
+
+    torch.manual_seed(0)
+    r = np.random.default_rng(0)
+    tags = r.integers(1, 30, (40, 5))
+    tags[np.arange(5) >= r.integers(1, 6, 40)[:, None]] = 0
+    batch = Batch({"tags": tags, "user": r.integers(0, 10, 40)})
+    subject = TorchSubject(Bags(), encode=encode, sites={"tags.weight": "tags"})
+    found = integrated_gradients(subject, batch, tolerance=1e-3)
+    assert set(found.reliance) == {"tags", "user"}
+    assert bool(found.converged.all())
+    assert float(found.error.max()) < 1e-4
+    one = integrated_gradients(subject, batch.take(slice(7, 8)), tolerance=1e-3)
+    assert torch.allclose(one.reliance["tags"], found.reliance["tags"][7:8], atol=1e-6)
+
+
+def test_settings_out_of_range_are_told(smooth_network):
+    subject, batch, _ = smooth_network
+    for settings, words in (({"tolerance": 0}, "tolerance is 0"), ({"maximum_points": 3}, "two rules"), ({"budget_mib": 0}, "budget is 0"),
+                            ({"rule": "midpoint"}, "needs a number of steps")):
+        with pytest.raises(UsageError, match=words):
+            integrated_gradients(subject, batch, **settings)
+    assert integrated_gradients(subject, batch.take(slice(0, 0))).score.shape == (0,)
+
+
+PEAK = """
+import resource, sys
+import numpy as np, torch
+from torch import nn
+from recspect.diagnosis.batch import Batch
+from recspect.diagnosis.probes.attribution import integrated_gradients
+from recspect.diagnosis.subject import TorchSubject
+
+class Wide(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.t = nn.Embedding(100, 256)
+        self.mlp = nn.Sequential(nn.Linear(256, 2048), nn.ReLU(), nn.Linear(2048, 1))
+    def forward(self, x):
+        return self.mlp(self.t(x["a"])).squeeze(1)
+
+torch.set_num_threads(1)
+subject = TorchSubject(Wide(), fields=["a"])
+batch = Batch({"a": np.random.default_rng(0).integers(0, 100, 20_000)})
+integrated_gradients(subject, batch.take(slice(0, 4)), steps=4)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+integrated_gradients(subject, batch, steps=int(sys.argv[1]), chunk_rows=100_000, budget_mib=float(sys.argv[2]))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def peak_mib(steps, budget_mib):
+    done = subprocess.run([sys.executable, "-c", PEAK, str(steps), str(budget_mib)], capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def test_memory_stays_within_the_budget_whatever_the_number_of_points():
+    # without a budget one pass over 20,000 rows and 4 points would hold 20,000 * 4 * (256 * 3 + 2048 * 2) * 4 bytes = 1.5 GiB, over 24 points 9 GiB
+    slack = 160  # what the libraries map on first use, the allocator, the result
+    assert peak_mib(4, 32) < 32 + slack
+    assert peak_mib(24, 32) < 32 + slack
