@@ -46,7 +46,7 @@ PUBLIC_NAMES = frozenset()
 EVIDENCE = frozenset({"curve", "bars", "heat_map", "distribution_pair", "scatter", "ranked_table", "reasons", "stage_graph"})
 
 CODES = frozenset({
-    "data.drift", "data.missing_values", "data.split_overlap", "data.target_leak",
+    "data.drift", "data.joint_drift", "data.missing_values", "data.split_overlap", "data.target_leak", "data.time_leak",
     "embeddings.collapse", "embeddings.untrained_rows",
     "features.skew", "features.spurious", "features.unused",
     "predictions.calibration", "predictions.normalised_entropy", "predictions.ranking_quality", "predictions.rating_error",

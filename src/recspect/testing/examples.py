@@ -12,6 +12,8 @@ from recspect.diagnosis.stats.distinct import Distinct
 from recspect.diagnosis.stats.errors import PredictionError
 from recspect.diagnosis.stats.field_flow import FieldFlow
 from recspect.diagnosis.stats.gram import Gram
+from recspect.diagnosis.stats.inverse_propensity import InversePropensity
+from recspect.diagnosis.stats.later import Later
 from recspect.diagnosis.stats.measures import (
     NDCG,
     AreaUnderCurve,
@@ -27,9 +29,11 @@ from recspect.diagnosis.stats.outcomes import Outcomes
 from recspect.diagnosis.stats.quantiles import Quantiles
 from recspect.diagnosis.stats.ranges import GroupRanges
 from recspect.diagnosis.stats.ranking import PerUnit
+from recspect.diagnosis.stats.row_sample import RowSample
 from recspect.diagnosis.stats.sample import BottomK
 from recspect.diagnosis.stats.score_label import ScoreLabel
 from recspect.diagnosis.stats.series import Series
+from recspect.diagnosis.stats.time_blocks import TimeBlocks
 from recspect.diagnosis.stats.units import UnitActivity
 from recspect.testing.laws import LawExample
 
@@ -101,6 +105,11 @@ def _priced_items(rng: np.random.Generator, rows: int) -> Batch:
     return Batch({"item": Categorical(rng.integers(-1, 60, rows), names), "price": rng.normal(5, 1, rows), "age": rng.integers(0, 9, rows)})
 
 
+def _timed(rng: np.random.Generator, rows: int) -> Batch:
+    return Batch({"time": rng.uniform(0, 2000, rows), "known": rng.uniform(0, 2000, rows), "@cluster": rng.integers(0, 30, rows),
+                  "@score": rng.beta(0.4, 4, rows), "@label": rng.integers(0, 2, rows), "p": rng.uniform(0.01, 1, rows)})
+
+
 _MEASURES = (AreaUnderCurve(), NDCG(k=3), NDCG(k=None, gain="exponential"), Recall(k=3), Precision(k=3), HitRate(k=3),
              ReciprocalRank(k=3), AveragePrecision(k=3, over="achievable"))
 
@@ -125,6 +134,11 @@ LAW_EXAMPLES: tuple[LawExample, ...] = (
     LawExample(stat=Distinct(column="x", k=32), make=_numbers),
     LawExample(stat=Distinct(column="tags", k=32), make=_tags),
     LawExample(stat=BottomK(over=("c", "id"), k=32), make=_categories),
+    LawExample(stat=RowSample(categories=("c", "id"), buckets=7, cluster="id", k=32), make=_categories),
+    LawExample(stat=RowSample(categories=("c",), numbers=("@score", "@label"), k=32), make=_sliced),
+    LawExample(stat=TimeBlocks(time="time", time_unit="s", width=1.5, capacity=40, buckets=5, score="@score"), make=_timed),
+    LawExample(stat=Later(column="known", than="time", time_unit="s"), make=_timed),
+    LawExample(stat=InversePropensity(column="p"), make=_timed),
     LawExample(stat=Gram(column="e"), make=_vectors),
     LawExample(stat=FieldFlow(fields=("a", "b"), layers=("mlp.1", "mlp.3"), loss=True, neurons=True), make=_flows),
     LawExample(stat=FieldFlow(fields=("b",)), make=_flows),
