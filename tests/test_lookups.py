@@ -242,7 +242,7 @@ def test_the_model_stays_as_it_was_after_an_exception():
     subject.sites(batch)
     broken = batch.with_columns({"user": np.full(ROWS, 10_000)})  # outside the table
     subject.model.train()
-    with pytest.raises(IndexError):
+    with pytest.raises(SubjectError, match="IndexError"):
         integrated_gradients(subject, broken)
     assert hooks(subject.model) == 0
     assert all(p.requires_grad for p in subject.model.parameters())

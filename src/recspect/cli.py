@@ -105,6 +105,10 @@ def diagnose(run: Annotated[Path | None, typer.Argument(help="run directory, Ten
             raise UsageError(f"{run} is a run directory, which needs no --subject, --train, --eval or --schema",
                              hint=f"recspect diagnose {run}")
         report = _examined(run, chosen)
+    elif run is not None and schema is None and (run / "observed.json").is_file():
+        from recspect.examining.observed_runs import examine_observed
+
+        report = examine_observed(run)
     elif run is not None and schema is None and _holds_events(run):
         from recspect.examining.event_files import examine_events
 
@@ -221,6 +225,8 @@ def _train(*, runs: Path, dataset: str, data: Path | None, schema_file: Path | N
         from recspect.training.config import TrainingConfig
         from recspect.training.loop import train as run_training
     except ImportError as error:
+        if (error.name or "").startswith("recspect"):
+            raise  # a fault of ours, no missing extra
         raise MissingExtraError(error.name or "torch", extra="train", purpose="Training") from None
     from recspect.models import ModelConfig
     from recspect.training.run import new_folder

@@ -94,6 +94,9 @@ def resolve(subject: TorchSubject, sample: Batch) -> Sites:
     tensors = input_tensors(inputs)
     with subject.undisturbed() as stack, torch.no_grad():
         trace = subject.run(inputs, stack)
+    if trace.output.numel() != sample.rows:
+        raise SubjectError(f"the model returned {trace.output.numel():,} scores for {sample.rows:,} rows",
+                           hint="return one score per row; name the task of a multi-task model")
     integer = {name: tensor for name, tensor in tensors.items() if not tensor.is_floating_point()}
     dense = tuple(name for name, tensor in tensors.items() if tensor.is_floating_point())
     sites, unknown = [], []
