@@ -151,7 +151,8 @@ def test_forward_mode_equals_reverse_mode_neuron_by_neuron(route, around):
 def test_towers_give_what_torch_func_gives(activation, norm):
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
         subject = deep(dtype=dtype, activation=activation, norm=norm, around=True, hidden=(12, 9, 7))
-        fast, slow = (field_conductance(subject, rows(), steps=4, route=route, baseline=mean_baseline(subject, rows())) for route in ("towers", "batched"))
+        fast, slow = (field_conductance(subject, rows(), steps=4, route=route, baseline=mean_baseline(subject, rows()), label=rows().numbers("@label"))
+                      for route in ("towers", "batched"))
         assert (fast.route, slow.route) == ("towers", "batched")
         for layer in fast.layers:
             close(fast.flow[layer], slow.flow[layer], tolerance)

@@ -17,6 +17,7 @@ Internal Neuron Importance"; the resolution by field and the two scores are defi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -159,10 +160,13 @@ class _Sums:
         self.flows: list[Tensor | None] = [None] * (len(path.deltas) + len(path.dense_deltas))
         self.loss_flows: list[Tensor | None] = list(self.flows)
 
-    def gradients(self, alpha: float, weight: float, layers: Layers) -> tuple[list[Tensor], list[Tensor | None]]:
-        """Pass and differentiate at a point: the layers, and the logit's gradient by them. Adds the gradient by the lookups up."""
+    def gradients(self, alpha: float, weight: float, layers: Layers, wiring: Wiring | None = None) -> tuple[list[Tensor], list[Tensor | None]]:
+        """Pass and differentiate at a point: the layers, and the logit's gradient by them. Adds the gradient by the lookups up.
+
+        `wiring` writes down the calls of the model, and none of ours.
+        """
         leaves, dense = self.path.point(alpha, gradient=True)
-        with watched(self.path.subject.model, layers) as seen:
+        with watched(self.path.subject.model, layers) as seen, wiring or nullcontext():
             trace = self.path.pass_at(leaves, dense, keep_activations=True)
         out = trace.additive
         if not out.requires_grad:
@@ -236,8 +240,7 @@ def _through_towers(path: FieldPath, towers: Towers, points: Sequence[tuple[floa
     constant: dict[int, Tensor] = {}
     for alpha, weight in points:
         wiring = Wiring()
-        with wiring:
-            tensors, gradients = sums.gradients(alpha, weight, towers.layers)
+        tensors, gradients = sums.gradients(alpha, weight, towers.layers, wiring)
         calls: list[Call] = wiring.calls
         if not towers.holds(alpha, calls, recorded.calls, start.calls):
             return None
