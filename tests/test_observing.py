@@ -167,7 +167,7 @@ def test_gradients_updates_and_touched_rows_equal_a_direct_computation():
 
 
 def test_the_update_of_a_large_parameter_is_measured_on_some_rows(monkeypatch):
-    monkeypatch.setattr("recspect.diagnosis.observing.SNAPSHOT_VALUES", 100)
+    monkeypatch.setattr("recspect.diagnosis.observing.updates.SNAPSHOT_VALUES", 100)
     model = nn.Linear(10, 80)
     observer = Observer(model, every=1)
     with observer.step() as look:
@@ -220,7 +220,7 @@ def test_files_have_the_documented_columns_and_are_whole(tmp_path):
     assert set(steps["epoch"].to_pylist()) == {2}
     assert sorted(set(histograms["step"].to_pylist())) == [1, 15]
     assert set(histograms["series"].to_pylist()) == {"activation", "gradient", "weight", "loss"}
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"steps.parquet", "histograms.parquet"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"steps.parquet", "histograms.parquet", "observed.json"}
     observer.flush()
     assert pq.read_table(tmp_path / "run" / "steps.parquet").equals(steps)
 

@@ -49,10 +49,12 @@ CODES = frozenset({
     "data.drift", "data.joint_drift", "data.missing_values", "data.split_overlap", "data.target_leak", "data.time_leak",
     "embeddings.collapse", "embeddings.untrained_rows",
     "features.skew", "features.spurious", "features.unused",
-    "predictions.calibration", "predictions.normalised_entropy", "predictions.ranking_quality", "predictions.rating_error",
+    "predictions.calibration", "predictions.calibration_slope", "predictions.cold_start", "predictions.group_gap",
+    "predictions.negative_sampling", "predictions.normalised_entropy", "predictions.ranking_quality", "predictions.rating_error",
     "predictions.worst_slices",
     "recommendations.coverage", "recommendations.popularity_bias",
-    "training.dead_units", "training.gradient_flow", "training.loss_anomaly", "training.one_epoch", "training.overfitting",
+    "training.dead_units", "training.gradient_flow", "training.learning_rate", "training.loss_anomaly", "training.one_epoch",
+    "training.overfitting",
 })
 
 COMMANDS = {
