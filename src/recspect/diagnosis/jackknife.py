@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.summary import AddedTogether, Summary, add_up, is_zero
@@ -75,15 +76,27 @@ def jackknife(summaries: list[BucketedSummary], value: Callable[[list[Any]], flo
     Raises:
         Unavailable: The value of the total is not finite.
     """
-    totals = [summary.total for summary in summaries]
-    point = float(value(totals))
+    point = float(value([summary.total for summary in summaries]))
     if not np.isfinite(point):
         raise Unavailable(f"{unit} is undefined on these rows")
     left_out = list(zip(*(summary.leave_one_out() for summary in summaries), strict=True))
     replicas = np.array([float(value(list(left))) for left in left_out])
-    occupied = np.array([any(not is_zero(summary.parts[g]) for summary in summaries)
-                         for g in range(len(left_out))])
-    replicas = replicas[occupied]
+    return estimate_from(point, replicas[occupied(summaries)], unit=unit, n=n, of=of, level=level)
+
+
+def occupied(summaries: Sequence[BucketedSummary]) -> NDArray[np.bool_]:
+    """Which buckets hold anything in any of the summaries."""
+    return np.array([any(not is_zero(summary.parts[g]) for summary in summaries) for g in range(len(summaries[0].parts))])
+
+
+def estimate_from(point: float, replicas: NDArray[np.float64], *, unit: str, n: int, of: str = "rows", level: float = 0.95) -> Estimate:
+    """The interval of a value from its replicas, each of them without one of the occupied buckets; see `jackknife`.
+
+    Raises:
+        Unavailable: The value is not finite.
+    """
+    if not np.isfinite(point):
+        raise Unavailable(f"{unit} is undefined on these rows")
     groups = len(replicas)
     if groups < 5 or not np.isfinite(replicas).all():
         return Estimate(value=point, unit=unit, n=n, of=of, level=level)

@@ -162,9 +162,14 @@ def target_auc(positives: Floats, negatives: Floats) -> float:
 
 def sums_of_others(values: Floats) -> Floats:
     """For each entry along the first axis (at least two), the sum of all others, by prefix and suffix sums: exact where sums are."""
-    others = np.zeros_like(values)
-    np.cumsum(values[:-1], axis=0, out=others[1:])
-    others[:-1] += np.cumsum(values[:0:-1], axis=0)[::-1]
+    others = np.empty_like(values)
+    others[0] = 0
+    for i in range(1, len(values)):  # entry by entry: NumPy's sum along the first axis strides through memory, which takes ten times as long
+        np.add(others[i - 1], values[i - 1], out=others[i])
+    after = np.zeros_like(values[0])
+    for i in range(len(values) - 2, -1, -1):
+        after += values[i + 1]
+        others[i] += after
     return others
 
 

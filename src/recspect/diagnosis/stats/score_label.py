@@ -7,7 +7,7 @@ need only multiplication by powers of two and floor: NumPy, DuckDB and Polars gi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.stat import Stat, Summary, Weights, require_numbers
 from recspect.diagnosis.stats.counting import weight_sums
+from recspect.diagnosis.stats.crosstab import sums_of_others
 
 OCTAVES = 24
 """Below 2**-25 (3e-8) and above 1 minus that, scores share one bin."""
@@ -50,6 +51,18 @@ class ScoreLabelSummary(Summary):
             self.positives + other.positives, self.negatives + other.negatives, self.score_sums + other.score_sums,
             self.log_loss_sum + other.log_loss_sum, self.squared_error_sum + other.squared_error_sum,
             self.variance_sum + other.variance_sum, self.invalid + other.invalid)
+
+    @classmethod
+    def sum_of(cls, parts: Sequence[ScoreLabelSummary]) -> ScoreLabelSummary:
+        """All of them."""
+        binned, sums = _stacked(parts)
+        return _unstacked(binned.sum(0), sums.sum(0))
+
+    @classmethod
+    def sums_without_each(cls, parts: Sequence[ScoreLabelSummary]) -> list[ScoreLabelSummary]:
+        """For every part, all of the others."""
+        binned, sums = _stacked(parts)
+        return [_unstacked(a, b) for a, b in zip(sums_of_others(binned), sums_of_others(sums), strict=True)]
 
     @property
     def count(self) -> float:
@@ -158,6 +171,16 @@ class ScoreLabelSummary(Summary):
         return 2 * tp / (2 * tp + fp + fn) if self.positive else np.nan
 
 
+def _stacked(parts: Sequence[ScoreLabelSummary]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Shapes (parts, 3, bins) and (parts, 4)."""
+    return (np.array([(part.positives, part.negatives, part.score_sums) for part in parts]),
+            np.array([(part.log_loss_sum, part.squared_error_sum, part.variance_sum, part.invalid) for part in parts]))
+
+
+def _unstacked(binned: NDArray[np.float64], sums: NDArray[np.float64]) -> ScoreLabelSummary:
+    return ScoreLabelSummary(*binned, *sums.tolist())
+
+
 def bins_for(detail: int) -> int:
     """Number of score bins: two sides of OCTAVES x 2**detail, and one for what is smaller on each side."""
     return 2 * (OCTAVES * int(2**detail) + 1)
@@ -219,21 +242,24 @@ class ScoreLabel(Stat[ScoreLabelSummary]):
         return ScoreLabelSummary(empty, empty, empty, 0.0, 0.0, 0.0, 0.0)
 
     def summarize(self, batch: Batch, weight: Weights = None) -> ScoreLabelSummary:
+        return self.summarize_buckets(batch, np.zeros(batch.rows, dtype=np.int64), 1, weight)[0]
+
+    def summarize_buckets(self, batch: Batch, which: NDArray[np.int64], buckets: int, weight: Weights = None) -> list[ScoreLabelSummary]:
+        """For every bucket the summary of its rows."""
         p, y = batch.numbers(self.score), batch.numbers(self.label)
         w = np.ones(len(p)) if weight is None else weight
         with np.errstate(invalid="ignore"):
             valid = (p >= 0) & (p <= 1) & ((y == 0) | (y == 1))
-        invalid = float(w[~valid].sum())
+        invalid = weight_sums(which[~valid], w[~valid], buckets)
         if not valid.all():  # also rows of weight 0: 0 x NaN is NaN
-            p, y, w = p[valid], y[valid], w[valid]
-        bins, size = bin_of(p, self.detail), bins_for(self.detail)
+            p, y, w, which = p[valid], y[valid], w[valid], which[valid]
+        size = bins_for(self.detail)
+        cell = bin_of(p, self.detail) + which * size
         clipped = np.clip(p, _CLIP, 1 - _CLIP)
         right = np.where(y == 1, clipped, 1 - clipped)
-        return ScoreLabelSummary(
-            positives=weight_sums(bins, w * y, size), negatives=weight_sums(bins, w * (1 - y), size),
-            score_sums=weight_sums(bins, w * p, size), log_loss_sum=float(-(w * np.log(right)).sum()),
-            squared_error_sum=float((w * (p - y) ** 2).sum()), variance_sum=float((w * p * (1 - p)).sum()),
-            invalid=invalid)
+        positives, negatives, scores = (weight_sums(cell, value, buckets * size).reshape(buckets, size) for value in (w * y, w * (1 - y), w * p))
+        losses, squares, variances = (weight_sums(which, value, buckets) for value in (-w * np.log(right), w * (p - y) ** 2, w * p * (1 - p)))
+        return [ScoreLabelSummary(positives[k], negatives[k], scores[k], *map(float, (losses[k], squares[k], variances[k], invalid[k]))) for k in range(buckets)]
 
     def pushdown(self, frame: nw.LazyFrame[Any], *, group: nw.Expr | None = None, weight: str | None = None,
                  ) -> Mapping[Any, ScoreLabelSummary]:
