@@ -46,7 +46,8 @@ PUBLIC_NAMES = frozenset()
 EVIDENCE = frozenset({"curve", "bars", "heat_map", "distribution_pair", "scatter", "ranked_table", "reasons", "stage_graph"})
 
 CODES = frozenset({
-    "data.drift", "data.joint_drift", "data.missing_values", "data.split_overlap", "data.target_leak", "data.time_leak",
+    "data.change_point", "data.drift", "data.joint_drift", "data.label_maturity", "data.missing_values", "data.split_overlap",
+    "data.target_leak", "data.time_leak",
     "embeddings.collapse", "embeddings.untrained_rows",
     "features.skew", "features.spurious", "features.unused",
     "predictions.calibration", "predictions.calibration_slope", "predictions.cold_start", "predictions.group_gap",

@@ -11,10 +11,12 @@ from recspect.worlds import (
     plant_default_value,
     plant_duplicates,
     plant_label_copy,
+    plant_late_labels,
     plant_missing,
     plant_noise_field,
     plant_prior_shift,
     plant_random_labels,
+    plant_rate_change,
     plant_row_copies,
     plant_shuffled_field,
     sigmoid,
@@ -139,3 +141,24 @@ def test_impossible_worlds_are_refused(wrong):
 def test_impossible_shares_are_refused(batch):
     with pytest.raises(UsageError, match="agreement"):
         plant_label_copy(batch, "click", agreement=1.2)
+
+
+def test_late_labels_are_missing_from_the_newest_rows_only(batch):
+    late = plant_late_labels(batch, "click", delay=86_400.0, seed=1)
+    gone = batch.numbers("click") - late.numbers("click")
+    assert set(np.unique(gone)) == {0, 1}
+    age = batch.numbers("time").max() - batch.numbers("time")
+    for days in (0.5, 1, 2):
+        near = (np.abs(age / 86_400 - days) < 0.4) & (batch.numbers("click") == 1)
+        assert gone[near].mean() == pytest.approx(np.exp(-age[near] / 86_400).mean(), abs=0.12)
+    assert gone[age > 8 * 86_400].sum() == 0
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.5])
+def test_a_rate_changes_after_a_moment(batch, factor):
+    changed = plant_rate_change(batch, "click", after=0.6, factor=factor, seed=2)
+    late = batch.numbers("time") > np.quantile(batch.numbers("time"), 0.6)
+    assert np.array_equal(changed.numbers("click")[~late], batch.numbers("click")[~late])
+    assert changed.numbers("click")[late].mean() == pytest.approx(factor * batch.numbers("click")[late].mean(), rel=0.08)
+    with pytest.raises(UsageError):
+        plant_rate_change(batch, "click", factor=-1)

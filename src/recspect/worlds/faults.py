@@ -71,6 +71,25 @@ def plant_prior_shift(batch: Batch, label: str, *, factor: float = 0.5, seed: in
     return batch.take(np.flatnonzero(keep))
 
 
+def plant_late_labels(batch: Batch, label: str, *, time: str = "time", delay: float = 43_200.0, seed: int = 0) -> Batch:
+    """Positives that come after an exponential delay of this mean, read when the last row came: the newest are still 0."""
+    t = batch.numbers(time)
+    late = np.random.default_rng(seed).exponential(delay, batch.rows) > np.nanmax(t, initial=0.0) - t
+    return batch.with_columns({label: np.where(late, 0, batch.numbers(label)).astype(np.int64)})
+
+
+def plant_rate_change(batch: Batch, label: str, *, time: str = "time", after: float = 0.6, factor: float = 0.7, seed: int = 0) -> Batch:
+    """From a share of the rows on, in order of time, the rate of positives is multiplied: positives are dropped or negatives turned at random."""
+    if factor < 0:
+        raise UsageError(f"factor is {factor}, expected 0 or more")
+    rng, y, t = np.random.default_rng(seed), batch.numbers(label), batch.numbers(time)
+    late = t > np.quantile(t, _share(after, "after"))
+    rate = float(y[late].mean()) if late.any() else 0.0
+    turned = min(1.0, (factor - 1) * rate / max(1 - rate, 1e-12)) if factor > 1 else 1 - factor
+    hit = late & (y == (0 if factor > 1 else 1)) & (rng.random(batch.rows) < turned)
+    return batch.with_columns({label: np.where(hit, 1 - y, y).astype(np.int64)})
+
+
 def plant_random_labels(batch: Batch, label: str, *, seed: int = 0) -> Batch:
     """Labels dealt to other rows: nothing is left to learn, the base rate stays."""
     return plant_shuffled_field(batch, label, seed=seed)
