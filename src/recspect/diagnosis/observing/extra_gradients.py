@@ -5,14 +5,14 @@ They are taken by `torch.autograd.grad`, which fills no `.grad`: the training's 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from itertools import combinations
 
 import torch
 from torch import Tensor
 
-LARGEST_PARAMETER = 1_048_576
-"""Parameters of more numbers (embedding tables) are left out: copies of their gradients would cost more than all the rest."""
+LARGEST_PARAMETER = 262_144
+"""Parameters of more numbers are left out, and so are embedding tables: copies of their gradients would cost more than all the rest."""
 
 FEWEST_ROWS = 16
 MEMORY = 0.9
@@ -77,9 +77,10 @@ def task_conflict(losses: Mapping[str, Tensor], parameters: Sequence[Tensor]) ->
     return found
 
 
-def small(parameters: Mapping[str, Tensor]) -> list[Tensor]:
-    """The parameters whose gradients may be copied."""
-    return [parameter for parameter in parameters.values() if parameter.requires_grad and parameter.numel() <= LARGEST_PARAMETER]
+def copied(parameters: Mapping[str, Tensor], tables: Container[str]) -> list[Tensor]:
+    """The parameters whose gradients may be copied: the network above the tables."""
+    return [parameter for name, parameter in parameters.items()
+            if parameter.requires_grad and name not in tables and parameter.numel() <= LARGEST_PARAMETER]
 
 
 def _gradient(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:

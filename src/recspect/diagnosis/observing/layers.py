@@ -14,8 +14,8 @@ from recspect.diagnosis.observing.histograms import spread
 QUANTILES = {"activation_low": 0.05, "activation_median": 0.5, "activation_high": 0.95}
 """Series name to the quantile it holds."""
 
-QUANTILE_VALUES = 4096
-"""Quantiles rest on so many evenly spaced numbers."""
+ACTIVATION_VALUES, QUANTILE_VALUES = 131_072, 1024
+"""The figures of an output rest on at most so many evenly spaced numbers of it, and its quantiles on so many."""
 
 SUPPORT_ROWS = 8192
 """A unit is called dead when it stayed silent in at least so many rows."""
@@ -36,15 +36,13 @@ class LayerSums:
 
     def add(self, output: Tensor) -> int:
         """Add a float tensor; gives the count of NaN and infinities, which are left out."""
-        values = output.float().reshape(-1)
+        bad = 0
+        values = spread(output, ACTIVATION_VALUES).float()
+        if not math.isfinite(float(output.sum(dtype=torch.float32))):  # all of it is asked: one bad number is enough
+            bad = int(output.numel() - torch.isfinite(output).sum())
+            values = values[torch.isfinite(values)].cpu().double() if bad else values.cpu().double()
         self.some = spread(output, QUANTILE_VALUES)
         total = float(values.sum())
-        bad = 0
-        if not math.isfinite(total):
-            finite = torch.isfinite(values)
-            bad = int(values.numel() - finite.sum())
-            values = values[finite]
-            total = float(values.cpu().double().sum())
         n = values.numel()
         if n == 0:
             return bad

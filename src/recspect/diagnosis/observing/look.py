@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from recspect.diagnosis.observing.extra_gradients import small, task_conflict
+from recspect.diagnosis.observing.extra_gradients import copied, task_conflict
 from recspect.diagnosis.observing.insides import first_tensor
 from recspect.diagnosis.observing.layers import LayerSums, UnitWindow, has_units, routing_figures, squashed_argument
 from recspect.diagnosis.observing.updates import SNAPSHOT_VALUES, Snapshot, norms, weight_norms
@@ -126,7 +126,7 @@ class Open(Look):
         if not self.thorough or not observer.insides.extra_gradients:
             return
         with observer.guard():
-            parameters = small(observer.insides.parameters())
+            parameters = copied(observer.insides.parameters(), set(self.tables.values()))
             if losses is not None:
                 for series, value in observer.noise.add(losses, parameters).items():
                     observer.record(series, value)
