@@ -11,7 +11,7 @@ ARGS   ?=
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-frameworks lint bench clean
+.PHONY: help demo test test-slow test-frameworks lint bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 24
@@ -19,8 +19,11 @@ help:  ## this list
 demo: $(VENV)/.train  ## train a recommender on real data, look inside, write the report
 	@env -u OMP_NUM_THREADS $(VENV)/bin/recspect demo $(ARGS)
 
-test: lint  ## lint, types, import walls, then all tests
-	@$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
+test: lint  ## lint, types, import walls, then all tests but the slow ones
+	@$(PY) -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.test  ## simulations, whole runs on four public data sets, exhaustive comparisons
+	@$(PY) -m pytest -n 2 --dist worksteal -m slow $(ARGS)
 
 # Frameworks whose dependencies cannot share one environment: each has its own under .venvs, with recspect in it.
 FRAMEWORKS := torch-rechub recbole fuxictr keras-tensorflow

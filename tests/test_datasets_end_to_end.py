@@ -250,14 +250,14 @@ def test_ads_have_more_values_than_8000_rows_can_teach(ads_run):
     assert {"C22", "I12"} <= ads_run.places("data.missing_values", Verdict.WARN)  # about 80% are missing
 
 
-def test_ads_with_a_minimum_count_read_trained_rows_and_rank_better(ads_run, real_data, tmp_path):
+def test_ads_with_a_minimum_count_read_trained_rows_and_rank_as_well(ads_run, real_data, tmp_path):
     """The remedy that the finding names, taken."""
     run = run_through(tmp_path, written(real_data, "criteo", tmp_path, "csv"), lambda draft: ads(draft, 3))
     assert_is_whole(run)
     assert not run.of("embeddings.untrained_rows", Verdict.FAIL)
     without, with_it = (max(epoch["test_auc"] for epoch in each.epochs) for each in (ads_run, run))
     assert with_it > 0.69  # of a constant: 0.5
-    assert with_it > without
+    assert with_it > without - 0.03  # two standard errors on 1,600 rows: which of the two ranks better, these cannot tell
     assert run.of("predictions.normalised_entropy", Verdict.PASS)
 
 
