@@ -126,10 +126,12 @@ def test_a_run_is_read_back(run):
 
 def test_internals_are_recorded(run):
     steps = run.steps().to_pandas()
-    assert sorted(set(steps["series"])) == [
-        "activation_absolute_mean", "activation_deviation", "activation_mean", "activation_zero_share", "auc/test", "auc/train",
-        "auc/validation", "gradient_norm", "learning_rate", "loss/test", "loss/train", "loss/validation", "nonfinite",
-        "touched_rows", "update_ratio", "weight_norm"]
+    measured = {"activation_absolute_mean", "activation_deviation", "activation_high", "activation_low", "activation_mean", "activation_median",
+                "activation_zero_share", "fluctuation/held_out", "fluctuation/train", "fluctuation_ratio", "gradient_norm", "gradient_square",
+                "gradient_variance", "layer_auc/held_out", "layer_auc/train", "nonfinite", "touched_rows", "update_ratio", "weight_norm"}
+    figures = {"auc/test", "auc/train", "auc/validation", "learning_rate", "loss/test", "loss/train", "loss/validation"}
+    assert set(steps["series"]) >= measured | figures
+    assert set(steps["series"]) - measured - figures <= {"dead_share", "support_rows", "effective_rank_share", "noise_scale"}
     assert {"mlp.0", "mlp.1", "vectors.table", "(output)"} <= set(steps["place"])
     validation = steps[steps["series"] == "auc/validation"]
     assert validation["epoch"].tolist() == [1, 2, 3]

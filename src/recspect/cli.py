@@ -19,7 +19,7 @@ from recspect.files import require_writable, write_bytes
 from recspect.schema import Schema
 
 if TYPE_CHECKING:
-    from recspect.diagnosis.finding import Report
+    from recspect.diagnosis.finding import Finding, Report
 
 app = typer.Typer(name="recspect", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Look inside deep recommenders: what they use, what is wrong with them, what to change.")
@@ -234,11 +234,17 @@ def _train(*, runs: Path, dataset: str, data: Path | None, schema_file: Path | N
     folder = run_dir or new_folder(runs, dataset or (data.stem if data else "run"))
     config = TrainingConfig(model=ModelConfig(name=model), maximum_epochs=epochs, seed=seed)
     with _progress() as tell:
-        run = run_training(source, schema, config, folder, reference=reference, command=_command(), progress=tell, sinks=sinks)
+        run = run_training(source, schema, config, folder, reference=reference, command=_command(), progress=tell, sinks=sinks, on_finding=_warn)
     for figures in run.epochs:
         _err.print("  ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in figures.items()),
                    highlight=False)
     return folder
+
+
+def _warn(finding: Finding) -> None:
+    """What goes wrong in a training, above its progress bar."""
+    _err.print(f"{finding.verdict.value} {finding.code}: {finding.claim}" + (f" {finding.remedies[0].text}" if finding.remedies else ""), markup=False,
+               highlight=False)
 
 
 def _live(targets: list[str] | None) -> tuple[Any, ...]:
@@ -258,7 +264,7 @@ def _resume(folder: Path, sinks: tuple[Any, ...] = ()) -> Path:
         _err.print(f"{folder} is finished: nothing is left to train", highlight=False, soft_wrap=True)
         return folder
     with _progress() as tell:
-        resume(folder, open_data(Run.open(folder).record["data"]), progress=tell, sinks=sinks)
+        resume(folder, open_data(Run.open(folder).record["data"]), progress=tell, sinks=sinks, on_finding=_warn)
     return folder
 
 

@@ -34,6 +34,7 @@ class TrainingConfig:
         split: `time`, `random`, or `auto`: by time where the schema has a time column.
         observe_every: Steps between two looks at gradients, activations and updates, and ten times those at the loss; 0 for none.
         histograms_every: Steps between two sets of histograms; 0 for none.
+        keep_every_steps: Steps between two saved states of the model (`states/`), from which any series can be computed later; 0 for none.
         seed: Of weights, order of rows, dropout and the random split.
         device: `cpu`, `cuda`, `mps` or `auto`.
         precision: Of Lightning Fabric: `32-true` or `bf16-mixed`.
@@ -56,13 +57,14 @@ class TrainingConfig:
     split: Literal["auto", "time", "random"] = "auto"
     observe_every: int = 50
     histograms_every: int = 200
+    keep_every_steps: int = 0
     seed: int = 0
     device: str = "auto"
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
 
     def __post_init__(self) -> None:
         for name, least in (("maximum_epochs", 1), ("patience_epochs", 1), ("batch_rows", 1), ("observe_every", 0),
-                            ("histograms_every", 0)):
+                            ("histograms_every", 0), ("keep_every_steps", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"training settings: {name} is {getattr(self, name)}, expected {least} or more",
                                  hint=f"use {least} or more")

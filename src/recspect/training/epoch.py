@@ -79,6 +79,7 @@ def one_epoch(machine: Machine, part: Part, config: TrainingConfig, *, seed: int
                 why = name_nonfinite(machine.model, partial(machine.wrapped, inputs))
                 raise RunError(f"the loss is {value} at step {observer.steps_done} (epoch {observer.epoch}): {why}",
                                hint="lower the learning rates, set clip_norm, and look for extreme values in the inputs")
+            look.before_backward(losses)
             for stepper in machine.steppers:
                 stepper.zero_grad()
             machine.fabric.backward(loss)

@@ -18,8 +18,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from recspect.diagnosis.finding import Finding
 from recspect.diagnosis.mirror import Mirror
-from recspect.diagnosis.observing import Observer
+from recspect.diagnosis.observing import HeldOut, Observer
 from recspect.errors import RecspectError, RunError
 from recspect.features import FeatureTransform
 from recspect.models import ModelConfig
@@ -32,6 +33,9 @@ from recspect.training.files import write_tensors
 from recspect.training.rows import Part, Table, Tables
 from recspect.training.run import Run, checkpoint, new_folder
 from recspect.training.state import load_state, save_state
+
+LAYER_ROWS = 4096
+"""Training rows, and validation rows, on which layers are measured after each epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +68,7 @@ def train(
     command: str = "",
     progress: Callable[[Progress], None] | None = None,
     sinks: Sequence[Mirror] = (),
+    on_finding: Callable[[Finding], None] | None = None,
 ) -> Run:
     """Train a built-in model and write a run directory.
 
@@ -77,6 +82,7 @@ def train(
         command: What to type to do this again, for `run.json`.
         progress: Called after every step.
         sinks: Told the training's internals while it goes on (see docs/sinks.md); what happens to them never stops it.
+        on_finding: Told what goes wrong as it happens (see docs/observing.md); by default it is logged as a warning.
 
     Returns:
         The finished run. Its best epoch was chosen on validation rows; figures on test rows are recorded for every
@@ -105,11 +111,12 @@ def train(
     folder = Path(run_dir) if run_dir is not None else new_folder("runs", name or schema.name or "run")
     run = Run.create(folder, schema=schema, transform=transform, config=config, data=reference or {"kind": "memory"},
                      data_fingerprint=tables.fingerprint, split=tables.split, command=command)
-    return _recorded(run, parts, progress, sinks)
+    return _recorded(run, parts, progress, sinks, on_finding)
 
 
 def resume(run_dir: str | Path, data: Table | tuple[Table, Table, Table], *,
-           progress: Callable[[Progress], None] | None = None, sinks: Sequence[Mirror] = ()) -> Run:
+           progress: Callable[[Progress], None] | None = None, sinks: Sequence[Mirror] = (),
+           on_finding: Callable[[Finding], None] | None = None) -> Run:
     """Go on with a run that was killed or interrupted, from the end of its last finished epoch.
 
     Args:
@@ -117,6 +124,7 @@ def resume(run_dir: str | Path, data: Table | tuple[Table, Table, Table], *,
         data: The same data as in `train`.
         progress: Called after every step.
         sinks: As for `train`; told again what happened before the interruption.
+        on_finding: As for `train`.
 
     Raises:
         RunError: No such run, or other data. A finished run is returned as it is.
@@ -130,20 +138,20 @@ def resume(run_dir: str | Path, data: Table | tuple[Table, Table, Table], *,
         raise RunError(f"run {run.id} was trained on other data: fingerprint {run.record['data_fingerprint']}, "
                        f"this data has {tables.fingerprint}", hint="give the same rows in the same order, or train anew")
     return _recorded(run.updated(status="running", reason=""), tables.encode(schema, run.transform), progress,
-                     sinks)
+                     sinks, on_finding)
 
 
 # ---------------------------------------------------------------------- details
 
 
 def _recorded(run: Run, parts: tuple[Part, Part, Part], progress: Callable[[Progress], None] | None,
-              sinks: Sequence[Mirror]) -> Run:
+              sinks: Sequence[Mirror], on_finding: Callable[[Finding], None] | None) -> Run:
     """The loop, with its end written into `run.json` whatever it is, and told to the sinks."""
     status = "interrupted"
     for sink in sinks:
         sink.open(run.record)
     try:
-        run = _epochs(run, parts, progress, sinks)
+        run = _epochs(run, parts, progress, sinks, on_finding)
         status = "finished"
     except BaseException as error:
         reason = str(error) or type(error).__name__
@@ -157,7 +165,7 @@ def _recorded(run: Run, parts: tuple[Part, Part, Part], progress: Callable[[Prog
 
 
 def _epochs(run: Run, parts: tuple[Part, Part, Part], progress: Callable[[Progress], None] | None,
-            sinks: Sequence[Mirror]) -> Run:
+            sinks: Sequence[Mirror], on_finding: Callable[[Finding], None] | None) -> Run:
     config = run.config
     fabric = Fabric(accelerator=config.device, devices=1, precision=config.precision)
     # The caller's random generators go on afterwards as if nothing had happened.
@@ -170,7 +178,8 @@ def _epochs(run: Run, parts: tuple[Part, Part, Part], progress: Callable[[Progre
         checkpoints = run.folder / "checkpoints"
         done = load_state(checkpoints, model, optimisers) or {"epoch": 0, "step": 0, "epochs": []}
         observer = Observer(model, every=config.observe_every, histograms_every=config.histograms_every,
-                            folder=run.folder, steps_done=done["step"], sinks=sinks)
+                            folder=run.folder, steps_done=done["step"], sinks=sinks, on_finding=on_finding,
+                            held_out=_held_out(parts, fabric.device), keep_every_steps=config.keep_every_steps)
         machine = Machine(fabric, model, wrapped, optimisers, tuple(steppers), observer, run.transform.vocabulary_fields)
         epochs: list[dict[str, Any]] = done["epochs"]
         key = selected_by(config)
@@ -183,6 +192,7 @@ def _epochs(run: Run, parts: tuple[Part, Part, Part], progress: Callable[[Progre
             epochs.append({"epoch": epoch, "step": observer.steps_done, "train_loss": loss,
                            **epoch_figures(model, parts), "seconds": round(time.perf_counter() - started, 3)})
             _record_figures(observer, epochs[-1], config)
+            observer.measure()
             # What is written before the state is written again, the same, when a kill falls in between.
             write_tensors(checkpoint(run.folder, epoch), model.state_dict())
             observer.flush()
@@ -212,6 +222,12 @@ def _record_figures(observer: Observer, figures: Mapping[str, Any], config: Trai
                 observer.record(f"{metric}/{part}", value)
     observer.record("learning_rate", config.learning_rate, "dense")
     observer.record("learning_rate", config.table_learning_rate, "tables")
+
+
+def _held_out(parts: tuple[Part, Part, Part], device: torch.device) -> HeldOut:
+    """Evenly spaced training and validation rows, on which layers are measured after each epoch."""
+    train, validation = (part.take(np.linspace(0, part.encoded.rows - 1, min(LAYER_ROWS, part.encoded.rows)).astype(np.int64)) for part in parts[:2])
+    return HeldOut(train=(train.encoded.to(device).inputs, train.label), held_out=(validation.encoded.to(device).inputs, validation.label))
 
 
 def _noted(run: Run, epochs: list[dict[str, Any]]) -> Run:

@@ -112,7 +112,7 @@ class HeldOut:
 
 
 def probe_auc(values: Floats, labels: Floats) -> float | None:
-    """AUC of a linear probe, mean of two halves judged by each other; None where a half has too few rows of a class.
+    """AUC of a linear probe, mean of two halves judged by each other; None where a half has too few rows of a class, or labels are no 0/1.
 
     Args:
         values: Activations, shape (rows, units).
@@ -122,7 +122,7 @@ def probe_auc(values: Floats, labels: Floats) -> float | None:
     found = []
     for fit in (halves, ~halves):
         there = labels[~fit]
-        if min((labels[fit] == 1).sum(), (labels[fit] == 0).sum(), (there == 1).sum(), (there == 0).sum()) < FEWEST_OF_A_CLASS:
+        if not np.isin(labels, (0, 1)).all() or min((labels[fit] == 1).sum(), (labels[fit] == 0).sum(), (there == 1).sum(), (there == 0).sum()) < FEWEST_OF_A_CLASS:
             return None
         mean, deviation = values[fit].mean(0), values[fit].std(0)
         x = np.divide(values - mean, deviation, out=np.zeros_like(values), where=deviation > 0)

@@ -17,8 +17,8 @@ QUANTILES = {"activation_low": 0.05, "activation_median": 0.5, "activation_high"
 ACTIVATION_VALUES, QUANTILE_VALUES = 131_072, 1024
 """The figures of an output rest on at most so many evenly spaced numbers of it, and its quantiles on so many."""
 
-SUPPORT_ROWS = 8192
-"""A unit is called dead when it stayed silent in at least so many rows."""
+SUPPORT_ROWS, LEAST_ROWS = 8192, 1000
+"""A unit is called dead when it stayed silent in at least so many rows; at the end of an epoch, in so many."""
 
 SATURATED = 4.0
 """Size of a sigmoid's or tanh's argument from which a unit counts as saturated, as in the stat UnitActivity."""
@@ -97,9 +97,9 @@ class UnitWindow:
             self.saturated += int((squashed.abs() > SATURATED).sum())
             self.seen += squashed.numel()
 
-    def figures(self) -> dict[str, float]:
-        """`dead_share` or `saturated_share`, with `support_rows`, once enough rows were seen; empty before."""
-        if self.rows < SUPPORT_ROWS:
+    def figures(self, least: int = SUPPORT_ROWS) -> dict[str, float]:
+        """`dead_share` or `saturated_share`, with `support_rows`, once so many rows were seen; empty before."""
+        if self.rows < least:
             return {}
         figures = {"support_rows": float(self.rows)}
         if self.highest is not None:

@@ -37,7 +37,7 @@ from recspect.diagnosis.observing.extra_gradients import NoiseScale
 from recspect.diagnosis.observing.held_out import HeldOut
 from recspect.diagnosis.observing.histograms import histogram
 from recspect.diagnosis.observing.insides import Insides, TorchInsides
-from recspect.diagnosis.observing.layers import UnitWindow
+from recspect.diagnosis.observing.layers import LEAST_ROWS, UnitWindow
 from recspect.diagnosis.observing.look import Blind, Look, LossOnly, Open
 from recspect.diagnosis.observing.record import write_record
 from recspect.diagnosis.observing.rows import HISTOGRAMS, HISTOGRAMS_FILE, STEPS, STEPS_FILE, Rows
@@ -114,7 +114,6 @@ class Observer:
         self.noise = NoiseScale()
         self._alarms = Alarms()
         self._next_histograms = steps_done + 1
-        self._looks = 0
         self._look_now = False
         self._steps = Rows(self._at(STEPS_FILE), STEPS, StepRow, steps_done)
         self._histograms = Rows(self._at(HISTOGRAMS_FILE), HISTOGRAMS, HistogramRow, steps_done)
@@ -157,9 +156,13 @@ class Observer:
         self.epoch += 1
 
     def measure(self) -> None:
-        """Measure the held-out rows now; nothing where there are none."""
-        if self.held_out is not None and self.every > 0:
-            with self.guard():
+        """End what is added up over looks (so that a resumed training, which begins an epoch, says the same), and measure the held-out rows."""
+        with self.guard():
+            for place, window in self.windows.items():
+                for series, value in window.figures(least=LEAST_ROWS).items():
+                    self.record(series, value, place)
+            self.windows, self.noise = {}, NoiseScale()
+            if self.held_out is not None and self.every > 0:
                 for (series, place), value in self.held_out.measure(self.model, self.insides).items():
                     self.record(series, value, place)
 
@@ -219,8 +222,7 @@ class Observer:
         histograms = self.histograms_every > 0 and self.steps_done >= self._next_histograms
         if histograms:
             self._next_histograms = self.steps_done + self.histograms_every
-        thorough = self.thorough_every > 0 and self._looks % self.thorough_every == 0
-        self._looks += 1
+        thorough = self.thorough_every > 0 and self.steps_done // self.every % self.thorough_every == 0
         self._look_now = False
         return Open(self, histograms=histograms, thorough=thorough)
 
