@@ -11,7 +11,7 @@ ARGS   ?=
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-frameworks lint bench clean
+.PHONY: help demo test test-slow test-frameworks test-spark lint bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 24
@@ -24,6 +24,9 @@ test: lint  ## lint, types, import walls, then all tests but the slow ones
 
 test-slow: $(VENV)/.test  ## simulations, whole runs on four public data sets, exhaustive comparisons
 	@$(PY) -m pytest -n 2 --dist worksteal -m slow $(ARGS)
+
+test-spark: $(VENV)/.test .venvs/pyspark/.ready  ## the same tally from PySpark as from everything else; needs Java
+	@PYTHONPATH=.venvs/pyspark $(PY) -m pytest -q tests/test_same_tally.py -k pyspark
 
 # Frameworks whose dependencies cannot share one environment: each has its own under .venvs, with recspect in it.
 FRAMEWORKS := torch-rechub recbole fuxictr keras-tensorflow
@@ -71,6 +74,10 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(PY)
 	@$(call install,train$(comma)test$(comma)lint$(comma)tensorboard$(comma)wandb$(comma)mlflow)
 	@$(visdom) || echo "Visdom could not be built here: the tests that need its server are skipped."
 	@touch $@ $(VENV)/.train
+
+.venvs/pyspark/.ready: | $(PY)
+	@$(PY) -m pip install --disable-pip-version-check --quiet --progress-bar off --target .venvs/pyspark pyspark==4.3.0
+	@touch $@
 
 .venvs/%/.ready: tests/frameworks/%.txt pyproject.toml
 	@echo "Building an environment with $* in .venvs/$*; this takes some minutes."

@@ -286,7 +286,7 @@ def test_rows_are_read_once_for_all_that_is_left(table, expected):
 
 @pytest.fixture(scope="module")
 def spark():
-    sql = pytest.importorskip("pyspark.sql", reason="PySpark is not installed")
+    sql = pytest.importorskip("pyspark.sql", reason="PySpark is not installed: make test-spark brings it")
     session = (sql.SparkSession.builder.master("local[1]").config("spark.sql.shuffle.partitions", "1").config("spark.ui.enabled", "false")
                .config("spark.sql.session.timeZone", "UTC").getOrCreate())
     yield session
@@ -294,6 +294,7 @@ def spark():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:PySpark does not yet fully support pandas")
 def test_pyspark_gives_the_same_tally(spark, table, expected, tmp_path):
     pq.write_table(table.drop_columns(["e", "h"]), tmp_path / "log.parquet")
     source = read(nw.from_native(spark.read.parquet(str(tmp_path / "log.parquet"))))
