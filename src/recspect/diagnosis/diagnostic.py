@@ -10,6 +10,7 @@ Columns that probes add and that stats may ask for (all begin with '@'):
     @cluster                    id whose rows are dependent: the user, or the row itself without a user
     @score                      the model's probability (or value)
     @score:epoch-1 ...          the score of the model as it was after each epoch
+    @score:permuted @score:permuted:f:r     the score on a sample, as it is and with field f permuted for the r-th time
     @baseline:popular ...       scores of honest baselines
     @attribution:f @reliance:f  contribution of field f to the logit (signed, size), on a sample of rows
     @usefulness:f               loss reduction attributed to field f, nats
