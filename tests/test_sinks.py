@@ -204,7 +204,7 @@ def test_a_sink_that_fails_is_said_once_and_stops_nothing(tmp_path, without, cap
     assert run.status == "finished"
     assert same(run, without)
     assert len(broken.seen) == fail_at
-    assert [record.name for record in caplog.records] == ["recspect.sinks"]
+    assert [record.name for record in caplog.records].count("recspect.sinks") == 1  # others may speak of the training
     assert "the server is gone" in caplog.text
     assert mirrors[0].failure
     assert not mirrors[1].failure

@@ -27,8 +27,10 @@ FILLERS = frozenset({"step", "epoch", "batch", "iter", "iteration", "iterations"
 LOSSES = frozenset({"loss", "bce", "logloss", "log", "nll", "cross", "entropy", "binary", "objective"})
 GRADIENT = frozenset({"grad", "grads", "gradient", "gradients"})
 OWN = ("gradient_norm", "weight_norm", "update_ratio", "touched_rows", "nonfinite", "learning_rate", "activation_mean", "activation_deviation",
-       "activation_zero_share", "activation_absolute_mean")
-"""Series that recspect itself writes, as `<series>/<place>`."""
+       "activation_zero_share", "activation_absolute_mean", "activation_low", "activation_median", "activation_high", "dead_share", "saturated_share",
+       "support_rows", "gradient_square", "gradient_variance", "noise_scale", "effective_rank_share", "fluctuation_ratio",
+       "layer_auc/train", "layer_auc/held_out", "fluctuation/train", "fluctuation/held_out")
+"""Series that recspect itself writes, as `<series>/<place>` (docs/run-directory.md)."""
 
 Series = tuple[str, str]
 """(series, place)."""
@@ -160,9 +162,10 @@ def _of_histograms(tag: str, points: list[HistogramPoint]) -> Iterator[tuple[Ser
 
 def series_of(tag: str, folder: str = "") -> Series | None:
     """Series and place that a scalar's tag means, None where its words do not tell."""
-    head, _, rest = tag.partition("/")
-    if head in OWN and rest:
-        return head, "" if rest == WHOLE_MODEL else rest
+    for own in OWN:
+        rest = tag.removeprefix(f"{own}/")
+        if rest and rest != tag:
+            return own, "" if rest == WHOLE_MODEL else rest
     folder_words = _words(folder)
     part = next((PARTS[word] for word in (*_ordered(tag), *folder_words) if word in PARTS), "train")
     words = (_words(tag) | (folder_words if folder_words & LOSSES else set())) - PARTS.keys() - FILLERS
