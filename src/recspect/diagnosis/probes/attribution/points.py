@@ -265,21 +265,21 @@ class Recording:
     # ------------------------------------------------------------------ one pass
 
     def _scores(self, nodes: NDArray[np.float64], rows: slice | Tensor) -> Tensor:
-        moved, dense = self._moved(nodes, rows)
-        return self._forward(len(nodes), rows, moved, dense)
+        moved, dense = self.moved(nodes, rows)
+        return self.forward(len(nodes), rows, moved, dense)
 
     def _gradients(self, nodes: NDArray[np.float64], rows: slice | Tensor, cells: Cells | None) -> tuple[Tensor, Tensor, int]:
         n = len(nodes)
-        moved, dense = self._moved(nodes, rows)
+        moved, dense = self.moved(nodes, rows)
         leaves = [*moved, *dense.values()]
         for leaf in leaves:
             leaf.requires_grad_()
         with torch.enable_grad():
             if cells is None:
-                met, out = 0, self._forward(n, rows, moved, dense)
+                met, out = 0, self.forward(n, rows, moved, dense)
             else:
                 with AveragedKinks(cells, n * len(self.score[rows])) as mode:
-                    out = self._forward(n, rows, moved, dense)
+                    out = self.forward(n, rows, moved, dense)
                 met = mode.met
             if not out.requires_grad:
                 raise SubjectError("the score does not depend on the lookups by differentiable operations",
@@ -302,7 +302,7 @@ class Recording:
                          (gradient.reshape(n, *mine.shape) * mine).reshape(n, len(mine), -1).sum(-1, keepdim=True))
         return out, torch.cat(parts, 2), met
 
-    def _moved(self, nodes: NDArray[np.float64], rows: slice | Tensor) -> tuple[list[Tensor], dict[str, Tensor]]:
+    def moved(self, nodes: NDArray[np.float64], rows: slice | Tensor) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Lookups, shape [K, n, B, ..., D] per group, and dense inputs, shape [n * B, ...], at the nodes."""
         def between(start: Tensor | None, delta: Tensor, dimension: int) -> Tensor:
             along = torch.as_tensor(nodes, dtype=delta.dtype, device=delta.device)
@@ -313,7 +313,7 @@ class Recording:
         moved = [between(None if group.start is None else group.start[:, rows], group.delta[:, rows], 1) for group in self.groups]
         return moved, {name: between(start[rows], delta[rows], 0).flatten(0, 1) for name, (start, delta) in self.dense.items()}
 
-    def _forward(self, n: int, rows: slice | Tensor, moved: Sequence[Tensor], dense: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, n: int, rows: slice | Tensor, moved: Sequence[Tensor], dense: Mapping[str, Tensor]) -> Tensor:
         replay: list[Tensor | None] = [None] * len(self.sites.lookups)
         for group, values in zip(self.groups, moved, strict=True):
             for place, value in zip(group.places, values.unbind(0), strict=True):
