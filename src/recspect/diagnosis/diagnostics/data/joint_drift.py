@@ -26,6 +26,7 @@ from recspect.diagnosis.evidence import Bars
 from recspect.diagnosis.finding import Finding, Place, Remedy, Verdict
 from recspect.diagnosis.jackknife import t_quantile
 from recspect.diagnosis.multiplicity import Check
+from recspect.diagnosis.stats.counting import weight_sums
 from recspect.diagnosis.stats.row_sample import RowSample, RowSampleSummary
 from recspect.diagnosis.tally import Tally
 from recspect.errors import Unavailable
@@ -38,7 +39,6 @@ MOST = 24
 SHOWN = 10
 SEEN, PRIOR = 3, 2.0
 """A value must have been seen so often on both sides for its pairs to count; rows with which a side's lift is drawn to that of both sides."""
-_GRID = 4_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,53 +191,47 @@ def _codes(now: RowSampleSummary, before: RowSampleSummary) -> list[tuple[NDArra
 
 def _judged(first: str, second: str, a: tuple[NDArray[np.int64], int], b: tuple[NDArray[np.int64], int], *, side: NDArray[np.bool_], weight: Floats,
             bucket: NDArray[np.int64], half: NDArray[np.bool_]) -> _Pair | None:
-    cell = a[0] * b[1] + b[0]
-    size = a[1] * b[1]
-    if size > _GRID:
+    """The AUC of a pair of columns, None where no pair of values is known on both sides. All is counted per pair of values that occurs."""
+    cell, present = a[0] * b[1] + b[0], np.arange(a[1] * b[1])
+    if len(present) > len(cell):
         present, cell = np.unique(cell, return_inverse=True)
-        size = len(present)
-    aucs, errors, buckets, judged = [], [], 0, 0
-    for learn in (half, ~half):
-        score = _scores(a, b, cell, size, side, weight, learn)
-        apart = ~learn
-        if not np.any(score[apart]):
+    of = {(s, h): np.flatnonzero((side == s) & (half == h)) for s in (True, False) for h in (True, False)}
+    counts = {key: weight_sums(cell[rows], weight[rows], len(present)) for key, rows in of.items()}
+    alone = {key: [weight_sums(codes[rows], weight[rows], size) for codes, size in (a, b)] for key, rows in of.items()}
+    aucs, errors, buckets = [], [], 0
+    for learn in (True, False):
+        score = _scores([counts[s, learn] for s in (True, False)], [[alone[s, learn][0][present // b[1]], alone[s, learn][1][present % b[1]]] for s in (True, False)])
+        held_out, train = counts[True, not learn], counts[False, not learn]
+        if not score[held_out + train > 0].any():
             return None
-        auc, error, groups = _clustered_auc(score[apart], side[apart], weight[apart], bucket[apart])
+        apart = np.flatnonzero(half != learn)
+        auc, error, groups = _clustered_auc(score, (held_out, train), cell[apart], side[apart], weight[apart], bucket[apart])
         aucs.append(auc)
         errors.append(error)
-        buckets, judged = buckets + groups, judged + int(apart.sum())
+        buckets += groups
     auc, error, freedom = float(np.mean(aucs)), math.hypot(*errors) / 2, max(buckets - 4, 1)
     reach = t_quantile(0.95, freedom) * error
     return _Pair(columns=(first, second), p_value=two_sided_p((auc - 0.5) / error, freedom) if error > 0 else float(auc == 0.5),
-                 auc=Estimate(value=auc, low=auc - reach, high=auc + reach, unit="AUC of telling held-out from training rows", n=judged))
+                 auc=Estimate(value=auc, low=auc - reach, high=auc + reach, unit="AUC of telling held-out from training rows", n=len(cell)))
 
 
-def _scores(a: tuple[NDArray[np.int64], int], b: tuple[NDArray[np.int64], int], cell: NDArray[np.int64], size: int, side: NDArray[np.bool_], weight: Floats,
-            learn: NDArray[np.bool_]) -> Floats:
-    """ln(lift held-out / lift training) of every row's pair of values, learned from some of the rows; 0 where a value is rare on a side."""
-    together, expected = [], []
-    known = np.ones(len(cell), dtype=bool)
-    for of_side in (side, ~side):
-        rows = np.flatnonzero(learn & of_side)
-        w = weight[rows]
-        each = [np.bincount(codes[rows], w, count)[codes] for codes, count in (a, b)]
-        known &= (each[0] >= SEEN) & (each[1] >= SEEN)
-        together.append(np.bincount(cell[rows], w, size)[cell])
-        expected.append(each[0] * each[1] / w.sum())
+def _scores(together: list[Floats], alone: list[list[Floats]]) -> Floats:
+    """ln(lift held-out / lift training) of every pair of values, from rows with both and with each; 0 where a value is rare on a side."""
+    expected = [each[0] * each[1] / max(n.sum(), 1e-12) for n, each in zip(together, alone, strict=True)]
     pooled = PRIOR * (together[0] + together[1] + PRIOR) / (expected[0] + expected[1] + PRIOR)
     lifts = [(n + pooled) / (e + PRIOR) for n, e in zip(together, expected, strict=True)]
+    known = np.all([count >= SEEN for each in alone for count in each], axis=0)
     return np.where(known, np.log(lifts[0] / lifts[1]), 0.0)
 
 
-def _clustered_auc(score: Floats, side: NDArray[np.bool_], weight: Floats, bucket: NDArray[np.int64]) -> tuple[float, float, int]:
-    """AUC, its standard error with rows of one bucket dependent (Obuchowski 1997), and the number of buckets."""
+def _clustered_auc(score: Floats, counts: tuple[Floats, Floats], cell: NDArray[np.int64], side: NDArray[np.bool_], weight: Floats,
+                   bucket: NDArray[np.int64]) -> tuple[float, float, int]:
+    """AUC of a score per cell, its standard error with rows of one bucket dependent (Obuchowski 1997), and the number of buckets."""
     values, place = np.unique(score, return_inverse=True)
-    sums = [np.bincount(place[mask], weight[mask], len(values)) for mask in (side, ~side)]
-    above = [(np.cumsum(total) - total / 2) / total.sum() for total in sums]
-    auc = float((sums[0] * above[1]).sum() / sums[0].sum())
-    pull = np.where(side, weight * (above[1][place] - auc) / sums[0].sum(), weight * (1 - above[0][place] - auc) / sums[1].sum())
-    per_bucket = np.bincount(bucket, pull)
+    sums = [np.bincount(place, count, len(values)) for count in counts]
+    below = [(np.cumsum(total) - total / 2) / total.sum() for total in sums]
+    auc = float((sums[0] * below[1]).sum() / sums[0].sum())
+    pulls = [(below[1] - auc)[place] / sums[0].sum(), (1 - below[0] - auc)[place] / sums[1].sum()]
+    per_bucket = np.bincount(bucket, weight * np.where(side, pulls[0][cell], pulls[1][cell]))
     groups = int((np.bincount(bucket) > 0).sum())
     return auc, math.sqrt(groups / (groups - 1) * float((per_bucket**2).sum())), groups
-
-
