@@ -26,26 +26,28 @@ _ACTIVATION = Remedy(code="change_activation", text="Use GELU, SiLU or leaky ReL
 _BAD = {
     "weights": "the weights of {place} are no longer finite", "gradient": "the gradient of {place} is the first that is not finite",
     "input": "the input of {place} holds them already, so they came from the data", "output": "{place} is the first module whose output is not finite",
+    "unseen": "the loss is not finite, in a step whose modules were not looked at (every=1 would name the first one)",
 }
 
 
-def nonfinite(step: int, place: str, what: str, *, lost_at: int | None = None) -> Finding:
+def nonfinite(step: int, place: str, what: str) -> Finding:
     """NaN or infinities, and the first module in forward order that has them."""
-    since = f" (the loss was not finite at step {lost_at:,} already)" if lost_at is not None and lost_at < step else ""
+    if what == "loss":
+        return _loss_alone(step)
     return Finding(
-        code="training.gradient_flow", verdict=Verdict.FAIL, place=Place(kind="layer", name=place),
-        claim=f"NaN or infinite numbers at step {step:,}: {_BAD[what].format(place=place)}{since}.", threshold="FAIL on any", limit=0.0,
+        code="training.gradient_flow", verdict=Verdict.FAIL, place=Place(kind="layer", name=place) if place else Place(kind="step", name=str(step)),
+        claim=f"NaN or infinite numbers at step {step:,}: {_BAD[what].format(place=place)}.", threshold="FAIL on any", limit=0.0,
         estimate=Estimate(value=float(step), unit="step", n=step, of="steps"),
         meaning="From then on nothing that is learned can be trusted: stop, and go on from an earlier state.",
         causes=("NaN or extreme values in the data",) if what == "input" else ("a learning rate that is too high", "a logarithm or division without a floor"),
         remedies=(_CLEAN,) if what == "input" else (_LOWER, _CLIP, _CLEAN))
 
 
-def loss_alone(step: int) -> Finding:
+def _loss_alone(step: int) -> Finding:
     """The loss is not finite, and nothing else was found to be."""
     return Finding(
         code="training.loss_anomaly", verdict=Verdict.FAIL, place=Place(kind="step", name=str(step)),
-        claim=f"The loss is not finite at step {step:,}, while all outputs, weights and gradients that were looked at are: the loss function made it.",
+        claim=f"The loss is not finite at step {step:,}, while all outputs and weights are: the loss function made it.",
         threshold="FAIL on any", limit=0.0, estimate=Estimate(value=float(step), unit="step", n=step, of="steps"),
         meaning="One such step makes all weights NaN.", causes=("the logarithm of a probability of 0 or 1", "a division by a count of 0"),
         remedies=(Remedy(code="use_logits", text="Compute the loss from logits, not from probabilities."), _CLEAN))

@@ -33,7 +33,7 @@ EXPLODED = 1e4
 """A gradient norm of so many times its first median is an explosion, however slowly it grew."""
 
 FirstBad = tuple[int, str, str]
-"""(step, place, what): where the first NaN or infinity was seen, and whether it came from `weights`, `input`, `gradient` or `output`."""
+"""(step, place, what): where the first NaN or infinity was seen, and what broke: see `Observer.saw_nonfinite`."""
 
 
 class Alarms:
@@ -50,7 +50,6 @@ class Alarms:
         self._tables: set[str] = set()
         self._epochs: dict[str, dict[int, float]] = {}
         self._support: dict[str, float] = {}
-        self._lost_at: int | None = None
 
     def see(self, rows: Sequence[StepRow], first_bad: FirstBad | None = None) -> list[Finding]:
         """What is new and wrong.
@@ -63,9 +62,9 @@ class Alarms:
         looked = 0
         for row in rows:
             found += self._take(row)
-            looked = row.step if row.series == "gradient_norm" and not row.place else looked
-        if first_bad is not None or self._lost_at is not None:
-            found += self._nonfinite(first_bad, looked)
+            looked = row.step if row.series == "weight_norm" and not row.place else looked
+        if first_bad is not None:
+            found += self._once("nonfinite", "", lambda: say.nonfinite(*first_bad))
         elif looked:
             for rule in (self._bursts, self._spikes, self._rate, self._vanishing):
                 found += rule(looked)
@@ -80,8 +79,6 @@ class Alarms:
                 self._losses.append((row.step, value))
                 if len(self._first_losses) < FIRST_LOSSES:
                     self._first_losses.append(value)
-            elif self._lost_at is None:
-                self._lost_at = row.step
         elif row.series == "gradient_norm" and np.isfinite(value):
             self._norms.setdefault(row.place, deque(maxlen=WINDOW + 1)).append((row.step, value))
             if not row.place and len(self._first_norms) < FEWEST_NORMS:
@@ -108,13 +105,6 @@ class Alarms:
             yield from self._cliff(row)
 
     # ------------------------------------------------------------------ rules
-
-    def _nonfinite(self, first_bad: FirstBad | None, looked: int) -> Iterator[Finding]:
-        if first_bad is not None:
-            yield from self._once("nonfinite", "", lambda: say.nonfinite(*first_bad, lost_at=self._lost_at))
-        elif self._lost_at is not None and looked >= self._lost_at:  # a look found everything else finite
-            at = self._lost_at
-            yield from self._once("nonfinite", "", lambda: say.loss_alone(at))
 
     def _bursts(self, step: int) -> Iterator[Finding]:
         whole = self._norms.get("", deque())

@@ -38,6 +38,9 @@ class Insides(ABC):
     def tables(self) -> Mapping[int, str]:
         """id() of an embedding module to the name of the table that its ids read."""
 
+    has_gradients: bool = True
+    """Whether gradients can be seen; where not, updates of all parameters are measured."""
+
     extra_gradients: bool = False
     """Whether gradients beside those of the training may be computed: hooks of the user's would see them."""
 

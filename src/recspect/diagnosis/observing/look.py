@@ -38,6 +38,10 @@ class Look(ABC):
         """
 
     @abstractmethod
+    def record_loss(self, loss: Tensor | float) -> None:
+        """For callbacks that hear of the loss only when the step is over, instead of giving it to `before_update`."""
+
+    @abstractmethod
     def before_update(self, loss: Tensor | float | None = None, losses: Tensor | None = None) -> None:
         """Call between `backward` and the optimiser's step. Without it the optimiser's step itself is noticed, and no loss recorded.
 
@@ -55,6 +59,9 @@ class Blind(Look):
     def before_backward(self, losses: Tensor | None = None, tasks: Mapping[str, Tensor] | None = None) -> None:
         del losses, tasks
 
+    def record_loss(self, loss: Tensor | float) -> None:
+        del loss
+
     def before_update(self, loss: Tensor | float | None = None, losses: Tensor | None = None) -> None:
         del loss, losses
 
@@ -70,6 +77,10 @@ class LossOnly(Blind):
         if loss is not None:
             with self.observer.guard():
                 self.observer.record_loss(loss)
+
+    def record_loss(self, loss: Tensor | float) -> None:
+        with self.observer.guard():
+            self.observer.record_loss(loss, updated=True)
 
 
 class Open(Look):
@@ -133,6 +144,10 @@ class Open(Look):
             for pair, value in (task_conflict(tasks, parameters) if tasks else {}).items():
                 observer.record("task_cosine", value, pair)
 
+    def record_loss(self, loss: Tensor | float) -> None:
+        with self.observer.guard():
+            self.observer.record_loss(loss, looked=self.observer.insides.has_gradients, updated=True)
+
     def before_update(self, loss: Tensor | float | None = None, losses: Tensor | None = None) -> None:
         if self.seen:
             return
@@ -144,7 +159,8 @@ class Open(Look):
     def after_update(self) -> None:
         """Called when the step is over."""
         with self.observer.guard(), torch.no_grad():
-            differences = norms([snapshot.difference() for snapshot in self.snapshots])
+            now = self.observer.insides.parameters()
+            differences = norms([snapshot.difference(now[snapshot.name].detach()) for snapshot in self.snapshots])
             befores = norms([snapshot.before for snapshot in self.snapshots])
             for snapshot, update, before in zip(self.snapshots, differences, befores, strict=True):
                 if before > 0:
@@ -167,7 +183,7 @@ class Open(Look):
             for series, value in {**seen.figures(), **self.routing.get(place, {}), **(window.figures() if window else {})}.items():
                 observer.record(series, value, place)
         if loss is not None:
-            observer.record_loss(loss)
+            observer.record_loss(loss, looked=True)
         if losses is not None and self.with_histograms:
             observer.record_histogram("loss", losses, "")
         parameters = observer.insides.parameters()
@@ -185,6 +201,8 @@ class Open(Look):
             if self.with_histograms:
                 observer.record_histogram("weight", weight, name)
             if name not in gradients:
+                if not observer.insides.has_gradients:
+                    self.snapshots.append(Snapshot(name, weight, None))
                 continue
             rows, values = gradients[name]
             if rows is not None:
@@ -198,7 +216,8 @@ class Open(Look):
             self.snapshots.append(snapshot)
             if self.thorough and rows is not None:
                 self._effective_rank(snapshot)
-        observer.record("gradient_norm", math.sqrt(sum(size**2 for size in gradient_sizes.values())))
+        if gradients:
+            observer.record("gradient_norm", math.sqrt(sum(size**2 for size in gradient_sizes.values())))
         observer.record("weight_norm", math.sqrt(sum(size**2 for size in weight_sizes.values())))
         observer.record("nonfinite", self.nonfinite)
 

@@ -114,7 +114,6 @@ class Observer:
         self.noise = NoiseScale()
         self._alarms = Alarms()
         self._next_histograms = steps_done + 1
-        self._look_now = False
         self._steps = Rows(self._at(STEPS_FILE), STEPS, StepRow, steps_done)
         self._histograms = Rows(self._at(HISTOGRAMS_FILE), HISTOGRAMS, HistogramRow, steps_done)
         self._tell()
@@ -125,9 +124,12 @@ class Observer:
     def step(self) -> Iterator[Look]:
         """One training step: forward, backward and update happen inside. Micro-batches of one update belong to one step."""
         self.steps_done += 1
-        sampled = self.every > 0 and (self._look_now or self.steps_done == 1 or self.steps_done % self.every == 0)
+        sampled = self.every > 0 and (self.steps_done == 1 or self.steps_done % self.every == 0)
         if not sampled:
+            sound = self.first_nonfinite is None
             yield LossOnly(self) if self.every > 0 and self.steps_done % max(1, self.every // 10) == 0 else _BLIND
+            if sound and self.first_nonfinite is not None:
+                self._tell()
         else:
             look = None
             with self.guard():
@@ -170,11 +172,23 @@ class Observer:
         """Add a row of one's own, such as a validation loss or a learning rate."""
         self._steps.add(StepRow(self.steps_done if step is None else step, self.epoch, series, place, float(value)))
 
-    def record_loss(self, loss: Tensor | float) -> None:
-        """Add the loss of this step; where it is not finite the next step is looked at, whatever its number."""
+    def record_loss(self, loss: Tensor | float, *, looked: bool = False, updated: bool = False) -> None:
+        """Add the loss of this step. Where it is the first thing that is not finite, what broke it is told as far as it can be known.
+
+        Args:
+            loss: Of the batch.
+            looked: Whether outputs and gradients of this step were looked at.
+            updated: Whether the optimiser has stepped already, so that the weights say nothing any more.
+        """
         value = float(loss.detach() if isinstance(loss, Tensor) else loss)
-        self._look_now = not math.isfinite(value) and self.first_nonfinite is None
         self.record("loss/train", value)
+        if math.isfinite(value) or self.first_nonfinite is not None:
+            return
+        bad = [] if updated else [name for name, weight in self.insides.parameters().items() if not bool(torch.isfinite(weight.detach()).all())]
+        if bad:
+            self.saw_nonfinite(bad[0].rpartition(".")[0] or bad[0], "weights")
+        else:
+            self.saw_nonfinite("", "loss" if looked else "unseen")
 
     def record_histogram(self, series: str, values: Tensor, place: str = "") -> None:
         """Add a histogram of finite values: equal bins from the smallest to the largest."""
@@ -183,7 +197,7 @@ class Observer:
             self._histograms.add(HistogramRow(self.steps_done, self.epoch, series, place, edges, counts))
 
     def saw_nonfinite(self, place: str, what: str = "output") -> None:
-        """Remember the first place, and whether bad numbers came from its `weights`, its `input`, its `gradient`, or itself (`output`)."""
+        """Remember the first place, and what broke: its `weights`, `input`, `gradient` or `output`, the `loss`, or something `unseen`."""
         if self.first_nonfinite is None:
             self.first_nonfinite, self.nonfinite_in = (self.steps_done, place), what
 
@@ -223,7 +237,6 @@ class Observer:
         if histograms:
             self._next_histograms = self.steps_done + self.histograms_every
         thorough = self.thorough_every > 0 and self.steps_done // self.every % self.thorough_every == 0
-        self._look_now = False
         return Open(self, histograms=histograms, thorough=thorough)
 
     def _at(self, name: str) -> Path | None:

@@ -43,12 +43,12 @@ class Snapshot:
     """Weights before the update: the touched rows of a table, all of a small parameter, some rows of a large one."""
 
     def __init__(self, name: str, parameter: Tensor, rows: Tensor | None) -> None:
-        self.name, self.parameter, self.rows = name, parameter, rows
-        self.before = self._now().clone()
+        self.name, self.rows = name, rows
+        self.before = self._of(parameter).clone()
 
-    def difference(self) -> Tensor:
+    def difference(self, parameter: Tensor) -> Tensor:
         """How the weights changed since."""
-        return self._now() - self.before
+        return self._of(parameter) - self.before
 
-    def _now(self) -> Tensor:
-        return thinned(self.parameter) if self.rows is None else self.parameter.index_select(0, self.rows)
+    def _of(self, parameter: Tensor) -> Tensor:
+        return thinned(parameter) if self.rows is None else parameter.index_select(0, self.rows)
