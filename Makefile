@@ -33,10 +33,10 @@ FRAMEWORKS := torch-rechub recbole fuxictr keras-tensorflow
 
 test-frameworks: $(FRAMEWORKS:%=.venvs/%/.ready)  ## models of RecBole, FuxiCTR, torch-rechub, TorchRec and Keras, each in its environment
 	@.venvs/torch-rechub/bin/python -m pytest -q tests/frameworks/test_torch_rechub.py tests/frameworks/test_torchrec.py tests/frameworks/test_keras.py \
-	  tests/frameworks/test_onnx.py
+	  tests/frameworks/test_onnx.py tests/frameworks/test_keras_watching.py
 	@.venvs/recbole/bin/python -m pytest -q tests/frameworks/test_recbole.py
 	@.venvs/fuxictr/bin/python -m pytest -q tests/frameworks/test_fuxictr.py
-	@KERAS_BACKEND=tensorflow .venvs/keras-tensorflow/bin/python -m pytest -q tests/frameworks/test_keras_tensorflow.py
+	@KERAS_BACKEND=tensorflow .venvs/keras-tensorflow/bin/python -m pytest -q tests/frameworks/test_keras_tensorflow.py tests/frameworks/test_keras_watching.py
 
 lint: $(VENV)/.test  ## ruff, mypy on the engine, import walls
 	@$(VENV)/bin/ruff check .

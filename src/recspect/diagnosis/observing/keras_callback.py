@@ -66,9 +66,10 @@ class Watch(keras.callbacks.Callback):  # type: ignore[misc] # Keras's types are
                 self._look.before_update()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
-        loss = self._batch_loss()
-        if loss is not None:
-            self._look.record_loss(loss)
+        with self.observer.guard():
+            loss = self._batch_loss()
+            if loss is not None:
+                self._look.record_loss(loss)
         self._leave(None)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
