@@ -26,6 +26,9 @@ from recspect.schema import Schema
 FLOW_ROWS, EPOCH_FLOW_ROWS = 4096, 1024
 """Held-out rows on which flows through layers are measured, for the model and for the model after each epoch."""
 
+PERMUTED_ROWS, PERMUTED_FIELDS, PERMUTATIONS = 8192, 6, 5
+"""Held-out rows on which fields are permuted, how many fields (those that can raise the loss most), and how often each."""
+
 Say = Callable[[str], None]
 """Told in a few words what is being done."""
 
@@ -167,6 +170,7 @@ def examine(subject: Subject, target: Any, schema: Schema, *, reference: Any = N
         layers, tables = _look_inside(subject, trained or subject, schema, held_out, train, side, other, sample_rows, path_steps, say)
         models = {epoch: model for epoch, model in sorted((epochs or {}).items()) if isinstance(model, TorchSubject)}
         _watch_flows(subject, models, schema, held_out, train, side, layers, sample_rows, path_steps, say)
+        _permute(subject, schema, held_out, side, sample_rows, say)
     for extra, name in ((_prefixed(steps, "@") if steps is not None else None, "training steps"),
                         (_list_columns(lists) if lists is not None else None, "recommended lists")):
         if extra is not None:
@@ -228,6 +232,24 @@ def _watch_flows(subject: TorchSubject, epochs: Mapping[int, TorchSubject], sche
             return
         name = f"how fields flow through layers{f' after epoch {suffix[7:]}' if suffix else ''}"
         side.views.append(View.over(read(sample, name=name), [*own, probe], rows=batch_rows))
+
+
+def _permute(subject: TorchSubject, schema: Schema, held_out: Batch, side: Side, sample_rows: int, say: Say) -> None:
+    """A view of the scores of held-out rows with the fields permuted that can raise the loss most."""
+    from recspect.diagnosis.probes.permutation import PermutationProbe, PermutedRows, with_positions
+    from recspect.examining.permutation import screened_fields
+
+    if not schema.labels:
+        return
+    own = standard_probes(schema, list(held_out), score_from_table=False)
+    sample = with_positions(sample_of(held_out, min(PERMUTED_ROWS, sample_rows)))
+    try:
+        permuted = PermutedRows(subject, sample, repeats=PERMUTATIONS)
+        permuted.fields = screened_fields(permuted, sample, own, PERMUTED_FIELDS)
+    except SubjectError as reason:
+        say(f"permuting fields is left out: {reason}")
+        return
+    side.views.append(View.over(read(sample, name="held-out rows with fields permuted"), [*own, PermutationProbe(permuted)]))
 
 
 def _judged(side: Side, other: Side, schema: Schema, *, slices: Sequence[Slice], diagnostics: Sequence[Diagnostic] | None,

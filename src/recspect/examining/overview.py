@@ -78,7 +78,7 @@ def features(examined: Examined) -> list[Evidence]:
     """
     fields = measured_importance(examined.target, examined.scope)
     scores = examined.pictures("features.spurious", most=8)
-    return [reliance_bars(fields), *usefulness_bars(fields), *(scores or [importance_evidence(examined.target, examined.scope)[1]])]
+    return [reliance_bars(fields), *usefulness_bars(fields), *examined.pictures("features.disagreement"), *(scores or [importance_evidence(examined.target, examined.scope)[1]])]
 
 
 def training(examined: Examined) -> list[Evidence]:
