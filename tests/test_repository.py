@@ -46,14 +46,14 @@ PUBLIC_NAMES = frozenset()
 EVIDENCE = frozenset({"curve", "bars", "heat_map", "distribution_pair", "scatter", "ranked_table", "reasons", "stage_graph"})
 
 CODES = frozenset({
-    "data.change_point", "data.drift", "data.joint_drift", "data.label_maturity", "data.missing_values", "data.split_overlap",
-    "data.target_leak", "data.time_leak",
+    "data.change_point", "data.drift", "data.joint_drift", "data.label_maturity", "data.missing_values", "data.sample_ratio",
+    "data.split_overlap", "data.target_leak", "data.time_leak",
     "embeddings.collapse", "embeddings.untrained_rows",
     "features.disagreement", "features.skew", "features.spurious", "features.unused",
     "predictions.calibration", "predictions.calibration_slope", "predictions.cold_start", "predictions.group_gap",
     "predictions.negative_sampling", "predictions.normalised_entropy", "predictions.ranking_quality", "predictions.rating_error",
     "predictions.worst_slices",
-    "recommendations.coverage", "recommendations.popularity_bias",
+    "recommendations.coverage", "recommendations.policy_support", "recommendations.popularity_bias",
     "training.dead_units", "training.gradient_flow", "training.learning_rate", "training.loss_anomaly", "training.one_epoch",
     "training.overfitting",
 })
