@@ -4,7 +4,7 @@ The path runs in embedding space from a baseline to the row, since no path exist
 not read again. What adds up is the logit: sum over fields = logit(row) - logit(baseline), and the deviation from that is reported for every row.
 
 `quadrature` has the rules, `kinks` what is done where a ReLU switches, `baselines` where paths begin, `points` the passes, `integration` which points
-which rows need, `sensitivity` how far rankings depend on the baseline, `probe` the columns.
+which rows need, `sensitivity` how far rankings depend on the baseline, `probe` the columns; `candidates`, `readout` and `jacobian` many candidates of one user at once.
 """
 
 from recspect.diagnosis.probes.attribution.baselines import (
@@ -15,6 +15,7 @@ from recspect.diagnosis.probes.attribution.baselines import (
     unknown_baseline,
     zero_baseline,
 )
+from recspect.diagnosis.probes.attribution.candidates import CandidateAttributions, candidate_attributions
 from recspect.diagnosis.probes.attribution.integration import (
     expected_gradients,
     gradient_times_input,
@@ -26,7 +27,7 @@ from recspect.diagnosis.probes.attribution.result import Attribution
 from recspect.diagnosis.probes.attribution.sensitivity import BaselineSensitivity, baseline_sensitivity
 
 __all__ = [
-    "Attribution", "AttributionProbe", "Baseline", "BaselineSensitivity", "RuleName", "baseline_sensitivity", "expected_gradients",
-    "gradient_times_input", "integrated_gradients", "mean_baseline", "other_rows", "path_rule", "sampled_rows", "unknown_baseline",
-    "zero_baseline",
+    "Attribution", "AttributionProbe", "Baseline", "BaselineSensitivity", "CandidateAttributions", "RuleName", "baseline_sensitivity",
+    "candidate_attributions", "expected_gradients", "gradient_times_input", "integrated_gradients", "mean_baseline", "other_rows", "path_rule",
+    "sampled_rows", "unknown_baseline", "zero_baseline",
 ]
