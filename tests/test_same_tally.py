@@ -31,6 +31,8 @@ from recspect.diagnosis.stats.distinct import Distinct
 from recspect.diagnosis.stats.errors import PredictionError
 from recspect.diagnosis.stats.field_flow import FieldFlow
 from recspect.diagnosis.stats.gram import Gram
+from recspect.diagnosis.stats.inverse_propensity import InversePropensity
+from recspect.diagnosis.stats.later import Later
 from recspect.diagnosis.stats.measures import NDCG, AreaUnderCurve, AveragePrecision, Recall, ReciprocalRank
 from recspect.diagnosis.stats.missing import Missing
 from recspect.diagnosis.stats.moments import Moments
@@ -38,9 +40,11 @@ from recspect.diagnosis.stats.outcomes import Outcomes
 from recspect.diagnosis.stats.quantiles import Quantiles
 from recspect.diagnosis.stats.ranges import GroupRanges
 from recspect.diagnosis.stats.ranking import PerUnit
+from recspect.diagnosis.stats.row_sample import RowSample
 from recspect.diagnosis.stats.sample import BottomK
 from recspect.diagnosis.stats.score_label import ScoreLabel
 from recspect.diagnosis.stats.series import Series
+from recspect.diagnosis.stats.time_blocks import TimeBlocks
 from recspect.diagnosis.stats.units import UnitActivity
 from recspect.diagnosis.tally import Tally
 from recspect.testing.laws import find_difference
@@ -112,6 +116,9 @@ READ: tuple[Stat, ...] = (
     PerUnit(unit="user", measures=MEASURES), PerUnit(unit="user", measures=MEASURES[:1], weighting="rows", undefined="zero"),
     Outcomes(over=("text",), cluster="user", buckets=3, capacity=4), Outcomes(over=("flag", "user"), cluster="text", buckets=2, capacity=9),
     FieldFlow(fields=("a", "b"), loss=True),
+    TimeBlocks(time="time", width=86_400.0, capacity=16, cluster="user", buckets=3), TimeBlocks(time="@step", time_unit="row", width=9.0, cluster="user", score=None),
+    RowSample(categories=("text", "user"), numbers=("price",), cluster="user", buckets=3, k=32), Later(column="time", than="day"),
+    InversePropensity(column="@score"),
     Gram(column="e"), UnitActivity(column="h"), Series(name="loss/train", capacity=64, places=2),
 )
 """Stats that are added up from batches."""
