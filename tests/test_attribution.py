@@ -150,7 +150,8 @@ def test_shares_above_zero_equal_a_brute_force_count_along_the_line_through_the_
         assert share[k] == pytest.approx(on, abs=2e-4)
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU(), nn.ReLU(inplace=True), nn.LeakyReLU(0.2), nn.ReLU6(), nn.Hardtanh(-0.5, 0.7)])
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.ReLU(inplace=True), nn.LeakyReLU(0.2), nn.ReLU6(), nn.Hardtanh(-0.5, 0.7),
+                                        nn.PReLU(64), nn.Hardsigmoid(), torch.abs, lambda z: z.clamp(-0.5, 0.7), lambda z: torch.clamp(z, min=0.1)])
 def test_one_hidden_layer_is_exact_with_two_points(activation):
     torch.manual_seed(0)
     first, last = nn.Linear(3, 64), nn.Linear(64, 1)
