@@ -38,7 +38,7 @@ def ask(diagnostic: Diagnostic, target: Table, reference: Table | None = None, *
 def diagnose(diagnostic: Diagnostic, schema: Schema, target: Table, reference: Table | None = None, **scope: Any) -> list[Finding]:
     """`ask` with what the command line adds: the label, the user and the row number fill @label and @cluster."""
     return ask(diagnostic, with_roles(target, schema), None if reference is None else with_roles(reference, schema), schema=schema,
-               buckets=25, cluster_name="users" if schema.user else "rows", **scope)
+               buckets=25, **scope)
 
 
 def with_roles(table: Table, schema: Schema) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def test_without_a_model_the_answer_is_unknown():
 
 def test_importance_for_the_overview_is_the_mean_with_deviation_and_interval():
     table = {**contributions(1), "@cluster": contributions(1)["user"]}
-    scope = Scope(schema=SCHEMA, target=frozenset(table), cluster_name="users")
+    scope = Scope(schema=SCHEMA, target=frozenset(table))
     bars, ranked = importance_evidence(tally(read(table), Unused().needs(scope).target), scope)
     means = {field: table[f"@reliance:{field}"].mean() for field in ("city", "age", "noise")}
     expected = {field: mean / sum(means.values()) for field, mean in means.items()}

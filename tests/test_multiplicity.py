@@ -61,7 +61,7 @@ def test_the_limit_is_taken_over_all_diagnostics():
     p = rng.beta(2, 6, 4000)
     table = with_roles({"user": rng.integers(0, 300, 4000), "city": rng.integers(0, 5, 4000), "tab": rng.integers(0, 3, 4000), "@score": p,
                         "click": (rng.random(4000) < p).astype(float)}, schema)
-    scope = Scope(schema=schema, target=frozenset(table), cluster_name="users", slices=(Slice.parse("city=1"), Slice.parse("tab=2")))
+    scope = Scope(schema=schema, target=frozenset(table), slices=(Slice.parse("city=1"), Slice.parse("tab=2")))
 
     def number_of_checks(*diagnostics: Diagnostic) -> int:
         planned = plan(diagnostics, scope)

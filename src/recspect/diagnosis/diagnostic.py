@@ -56,7 +56,6 @@ class Scope:
         layers: Names of the layers whose activations are there, input side first.
         tables: Fields that have an embedding table.
         fields: Fields that enter the model.
-        cluster_name: What `@cluster` is in words: "users" or "rows".
         buckets: Number of jackknife buckets.
         p_limit: Largest p-value that is an alarm, over all checks of the run; `judge` sets it.
         checks: How many checks that was taken over.
@@ -70,10 +69,14 @@ class Scope:
     layers: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
-    cluster_name: str = "rows"
     buckets: int = 50
     p_limit: float = 0.0
     checks: int = 0
+
+    @property
+    def cluster_name(self) -> str:
+        """What `@cluster` is in words: "users", or "rows" where the schema has no user."""
+        return "rows" if self.schema.user is None else "users"
 
     def bucketed(self, stat: Stat[Any]) -> Bucketed:
         """The stat in buckets of whole users, for intervals."""

@@ -40,7 +40,7 @@ def examine_events(path: str | Path, *, names: Mapping[str, str] | None = None) 
         raise DataError(f"the log has neither a training loss nor gradient norms that could be told by name; its tags: {listing(log.others)}",
                         hint='examine_events(path, names={"your tag": "loss/train"}) says which is which')
     table = log.steps.rename_columns([f"@{name}" for name in log.steps.column_names])
-    scope = Scope(schema=Schema(name=Path(path).name), target=frozenset(table.column_names), reference=frozenset(), cluster_name="rows")
+    scope = Scope(schema=Schema(name=Path(path).name), target=frozenset(table.column_names), reference=frozenset())
     planned = plan([diagnostic for diagnostic in all_diagnostics() if diagnostic.code in QUESTIONS], scope)
     findings = judge(planned, tally(read(table, name="the training's log"), planned.needs.target), Tally({}), scope)
     read_as = tuple(f"{tag} was read as {series}{f' of {place}' if place else ''}" for tag, (series, place) in sorted(log.understood.items())[:40])

@@ -257,8 +257,7 @@ def _judged(side: Side, other: Side, schema: Schema, *, slices: Sequence[Slice],
             tables: tuple[str, ...] = (), fields: tuple[str, ...] = ()) -> Report:
     asked = all_diagnostics() if diagnostics is None else list(diagnostics)
     scope = Scope(schema=schema, target=side.columns, reference=other.columns, slices=tuple(slices), epochs=epochs,
-                  layers=layers, tables=tables, fields=fields or schema.field_names,
-                  cluster_name="rows" if schema.user is None else "users")
+                  layers=layers, tables=tables, fields=fields or schema.field_names)
     planned = plan(asked, scope)
     counted = [(ALL, USERS)] if scope.cluster_name == "users" and planned.answering else []
     target = side.tally(list(dict.fromkeys([*planned.needs.target, *counted, *NEEDS])), say)

@@ -143,8 +143,7 @@ def importance(subject: TorchSubject, table: Any, schema: Schema, *, baseline_ro
     own = standard_probes(schema, list(sample), score_from_table=False)
     probe = ConductanceProbe(subject, baseline=mean_baseline(subject, begin), layers=names, label="@label" if schema.labels else None, steps=steps)
     columns = frozenset((*sample, *(name for one in (*own, probe) for name in one.adds)))
-    scope = Scope(schema=schema, target=columns, layers=names, fields=subject.sites().fields, buckets=buckets,
-                  cluster_name="rows" if schema.user is None else "users")
+    scope = Scope(schema=schema, target=columns, layers=names, fields=subject.sites().fields, buckets=buckets)
     stat = flow_stat(scope)
     per_neuron = FieldFlow(fields=stat.fields, layers=stat.layers, loss=stat.loss, neurons=True)
     keys = [(ALL, scope.bucketed(stat)), *([(ALL, scope.bucketed(loss_stat(scope)))] if stat.loss else []),

@@ -119,7 +119,7 @@ def interactions(subject: TorchSubject, table: Any, schema: Schema, *, fields: S
     own = standard_probes(schema, list(sample), score_from_table=False)
     probe = InteractionProbe(subject, baseline=baseline, fields=chosen, steps=steps)
     columns = frozenset((*sample, *(name for one in (*own, probe) for name in one.adds)))
-    scope = Scope(schema=schema, target=columns, fields=subject.sites().fields, buckets=buckets, cluster_name="rows" if schema.user is None else "users")
+    scope = Scope(schema=schema, target=columns, fields=subject.sites().fields, buckets=buckets)
     keys = [(ALL, scope.bucketed(Moments(column=name))) for name in probe.adds]
     return Interactions(probe.names, tally(read(sample), keys, probes=[*own, probe]), scope)
 

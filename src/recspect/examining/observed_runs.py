@@ -43,8 +43,7 @@ def examine_observed(folder: str | Path) -> Report:
     record = read_record(folder)
     table = _steps(folder / "steps.parquet")
     table = table.rename_columns([f"@{name}" for name in table.column_names])
-    scope = Scope(schema=Schema(name=str(record.get("id", folder.name))), target=frozenset(table.column_names), reference=frozenset(),
-                  cluster_name="rows")
+    scope = Scope(schema=Schema(name=str(record.get("id", folder.name))), target=frozenset(table.column_names), reference=frozenset())
     planned = plan([diagnostic for diagnostic in all_diagnostics() if diagnostic.code in QUESTIONS], scope)
     findings = judge(planned, tally(read(table, name="the training's steps"), planned.needs.target), Tally({}), scope)
     report = Report(findings=tuple(findings), overview=(*_curves(table), *_told(record)), title=f"the training {record.get('id', folder.name)}",

@@ -137,7 +137,7 @@ def permutation_importance(subject: Subject, table: Any, schema: Schema, *, metr
         permuted.fields = tuple(sorted(asked, key=lambda name: (-bounds[name], name))[:screen])
     probe = PermutationProbe(permuted)
     columns = frozenset((*sample, *(name for one in (*own, probe) for name in one.adds)))
-    scope = Scope(schema=schema, target=columns, fields=known, buckets=buckets, cluster_name="rows" if schema.user is None else "users")
+    scope = Scope(schema=schema, target=columns, fields=known, buckets=buckets)
     stats = [*permutation_stats(scope, chosen), *(stat for name in permuted.fields for stat in permutation_stats(scope, chosen, name))]
     total = tally(read(sample), [(ALL, stat) for stat in stats], probes=[*own, probe])
     value = total.get_summary(stats[0]).estimate(chosen.value, unit=chosen.unit, n=lambda t: t.count, of=chosen.of)

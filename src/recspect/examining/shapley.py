@@ -115,8 +115,7 @@ def shapley(subject: TorchSubject, table: Any, schema: Schema, *, baseline: Base
 
 
 def _scope(subject: TorchSubject, schema: Schema, columns: Sequence[str], buckets: int) -> Scope:
-    return Scope(schema=schema, target=frozenset(columns), fields=subject.sites().fields, buckets=buckets,
-                 cluster_name="rows" if schema.user is None else "users")
+    return Scope(schema=schema, target=frozenset(columns), fields=subject.sites().fields, buckets=buckets)
 
 
 def _mean(total: Tally, scope: Scope, column: str, unit: str) -> Estimate:
