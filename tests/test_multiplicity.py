@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from judging import with_roles
-from recspect.diagnosis.diagnostic import Diagnostic, NullCalibrated, Scope, plan, with_p_limit
+from judging import diagnose, is_quiet, with_roles
+from recspect.diagnosis.diagnostic import Diagnostic, NullCalibrated, Scope, measurements, plan, with_p_limit
 from recspect.diagnosis.diagnostics.policy import two_sided_p
 from recspect.diagnosis.diagnostics.predictions.calibration import Calibration
 from recspect.diagnosis.diagnostics.predictions.worst_slices import WorstSlices
@@ -65,13 +65,25 @@ def test_the_limit_is_taken_over_all_diagnostics():
 
     def number_of_checks(*diagnostics: Diagnostic) -> int:
         planned = plan(diagnostics, scope)
-        return with_p_limit(planned, tally(read(table), planned.needs.target), Tally({}), scope).checks
+        return with_p_limit(measurements(planned, tally(read(table), planned.needs.target), Tally({}), scope), scope).checks
 
     slices, declared = number_of_checks(WorstSlices()), number_of_checks(Calibration())
     assert declared == 2
     assert slices == 2 * (5 + 3 + 15)
     assert number_of_checks(WorstSlices(), Calibration()) == slices + declared
     assert isinstance(WorstSlices(), NullCalibrated)
+
+
+def test_what_is_compared_is_measured_once_for_checks_and_findings(monkeypatch):
+    times = []
+    measure = WorstSlices.measure
+    monkeypatch.setattr(WorstSlices, "measure", lambda *arguments: times.append(1) or measure(*arguments))
+    rng = np.random.default_rng(4)
+    schema = Schema(user="user", labels=[Label(name="click")], fields=[Field(name="city")])
+    p = rng.beta(2, 6, 4000)
+    table = {"user": rng.integers(0, 300, 4000), "city": rng.integers(0, 5, 4000), "@score": p, "click": (rng.random(4000) < p).astype(float)}
+    assert is_quiet(diagnose(WorstSlices(), schema, table))
+    assert len(times) == 1
 
 
 @pytest.mark.parametrize("freedom", [9, 24, 49])

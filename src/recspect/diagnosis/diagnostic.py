@@ -30,9 +30,9 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 from recspect.diagnosis.finding import Finding, Verdict
 from recspect.diagnosis.multiplicity import Check, p_limit
@@ -157,7 +157,8 @@ class Diagnostic(ABC):
     registry: ClassVar[dict[str, type[Diagnostic]]] = {}
 
     def __init_subclass__(cls) -> None:
-        Diagnostic.registry[cls.code] = cls
+        if "code" in vars(cls):  # not a kind of diagnostic, which asks nothing itself
+            Diagnostic.registry[cls.code] = cls
 
     @abstractmethod
     def needs(self, scope: Scope) -> Needs:
@@ -176,19 +177,31 @@ class Diagnostic(ABC):
         """
 
 
-@runtime_checkable
-class NullCalibrated(Protocol):
+class NullCalibrated(Diagnostic):
     """A diagnostic that makes comparisons whose chance is known when nothing is wrong.
 
-    Its `judge` calls nothing an alarm whose p-value is above `scope.p_limit`, which is taken over the checks of all diagnostics.
+    The engine measures once, takes the checks of all such diagnostics together, and then asks for findings; these call nothing an alarm whose
+    p-value is above `scope.p_limit`.
     """
 
-    def checks(self, target: Tally, reference: Tally, scope: Scope) -> Sequence[Check]:
-        """Every comparison made, from totals alone.
+    @abstractmethod
+    def measure(self, target: Tally, reference: Tally, scope: Scope) -> Any:
+        """Everything compared, from totals alone: what `checks` and `findings` are given.
 
         Raises:
-            Unavailable: The totals cannot say.
+            Unavailable: The totals cannot say; becomes an UNKNOWN finding.
         """
+
+    @abstractmethod
+    def checks(self, measured: Any) -> Sequence[Check]:
+        """Every comparison made."""
+
+    @abstractmethod
+    def findings(self, measured: Any, target: Tally, reference: Tally, scope: Scope) -> Iterable[Finding]:
+        """The answer, from what was measured; raises like `judge`."""
+
+    def judge(self, target: Tally, reference: Tally, scope: Scope) -> Iterable[Finding]:
+        return self.findings(self.measure(target, reference, scope), target, reference, scope)
 
 
 @dataclass(frozen=True)
@@ -235,25 +248,38 @@ def plan(diagnostics: Sequence[Diagnostic], scope: Scope) -> Plan:
 
 def judge(planned: Plan, target: Tally, reference: Tally, scope: Scope) -> list[Finding]:
     """All findings: of the diagnostics that answer, and UNKNOWN with the reason of those that cannot."""
-    scope = with_p_limit(planned, target, reference, scope)
+    measured = measurements(planned, target, reference, scope)
+    scope = with_p_limit(measured, scope)
     findings = list(planned.unknown)
     for diagnostic in planned.answering:
         try:
-            findings.extend(diagnostic.judge(target, reference, scope))
+            if isinstance(diagnostic, NullCalibrated):
+                seen = measured[diagnostic]
+                if isinstance(seen, Unavailable):
+                    raise seen
+                findings.extend(diagnostic.findings(seen, target, reference, scope))
+            else:
+                findings.extend(diagnostic.judge(target, reference, scope))
         except Unavailable as reason:
             findings.append(unknown_finding(diagnostic, reason))
     return findings
 
 
-def with_p_limit(planned: Plan, target: Tally, reference: Tally, scope: Scope) -> Scope:
-    """The scope with what is unlikely by chance among all null-calibrated checks of the run."""
-    checks: list[Check] = []
+def measurements(planned: Plan, target: Tally, reference: Tally, scope: Scope) -> dict[NullCalibrated, Any]:
+    """What every null-calibrated diagnostic measured, or the `Unavailable` that says why it could not."""
+    measured: dict[NullCalibrated, Any] = {}
     for diagnostic in planned.answering:
         if isinstance(diagnostic, NullCalibrated):
             try:
-                checks.extend(diagnostic.checks(target, reference, scope))
-            except Unavailable:  # it will say so itself
-                continue
+                measured[diagnostic] = diagnostic.measure(target, reference, scope)
+            except Unavailable as reason:
+                measured[diagnostic] = reason
+    return measured
+
+
+def with_p_limit(measured: Mapping[NullCalibrated, Any], scope: Scope) -> Scope:
+    """The scope with what is unlikely by chance among all null-calibrated checks of the run."""
+    checks = [check for diagnostic, seen in measured.items() if not isinstance(seen, Unavailable) for check in diagnostic.checks(seen)]
     return replace(scope, p_limit=p_limit(checks), checks=len(checks))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recspect.diagnosis.diagnostic import Diagnostic, Needs, Scope
+from recspect.diagnosis.diagnostic import Needs, NullCalibrated, Scope
 from recspect.diagnosis.diagnostics.policy import (
     between,
     examined_fields,
@@ -65,7 +65,7 @@ class _Drift:
         return Verdict.FAIL if surely and not self.note else Verdict.WARN
 
 
-class Drift(Diagnostic):
+class Drift(NullCalibrated):
     """PSI per field against its null band, with effect sizes that a person can read."""
 
     code = "data.drift"
@@ -84,15 +84,17 @@ class Drift(Diagnostic):
         scope.require_reference("@cluster")
         return Needs.of(both=[_stat(field, scope) for field in fields])
 
-    def checks(self, target: Tally, reference: Tally, scope: Scope) -> Sequence[Check]:
-        """PSI of every field."""
-        return [drift.check for drift in _drifts(target, reference, scope)]
+    def measure(self, target: Tally, reference: Tally, scope: Scope) -> list[_Drift]:
+        return _drifts(target, reference, scope)
 
-    def judge(self, target: Tally, reference: Tally, scope: Scope) -> Iterable[Finding]:
+    def checks(self, measured: list[_Drift]) -> Sequence[Check]:
+        """PSI of every field."""
+        return [drift.check for drift in measured]
+
+    def findings(self, measured: list[_Drift], target: Tally, reference: Tally, scope: Scope) -> Iterable[Finding]:  # noqa: ARG002 - all is measured
         """One finding per drifting field, at most ten, and one for the others."""
-        drifts = _drifts(target, reference, scope)
-        verdicts = {drift.field.name: drift.verdict(scope.p_limit) for drift in drifts}
-        drifts.sort(key=lambda d: (-verdicts[d.field.name].severity, -d.psi.value, d.field.name))
+        verdicts = {drift.field.name: drift.verdict(scope.p_limit) for drift in measured}
+        drifts = sorted(measured, key=lambda d: (-verdicts[d.field.name].severity, -d.psi.value, d.field.name))
         bad = [drift for drift in drifts if verdicts[drift.field.name] is not Verdict.PASS]
         for drift in bad[:SHOWN]:
             yield _finding(drift, verdicts[drift.field.name])

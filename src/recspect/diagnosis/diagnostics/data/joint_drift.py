@@ -11,7 +11,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from recspect.diagnosis.diagnostic import Diagnostic, Needs, Scope
+from recspect.diagnosis.diagnostic import Needs, NullCalibrated, Scope
 from recspect.diagnosis.diagnostics.policy import (
     SINGLE_VALUED,
     between,
@@ -58,7 +58,7 @@ class _Pair:
         return Check(p_value=self.p_value, effect=self.auc.value - 0.5, minimum=WARN - 0.5)
 
 
-class JointDrift(Diagnostic):
+class JointDrift(NullCalibrated):
     """A two-sample test by classifier on every pair of columns, of what the pair tells beyond both columns alone.
 
     For a pair of values (a, b), lift = rows with both / rows expected if a and b were independent, on each side. The score of a row is
@@ -79,13 +79,16 @@ class JointDrift(Diagnostic):
         scope.require_reference("@cluster")
         return Needs.of(both=[_stat(scope)])
 
-    def checks(self, target: Tally, reference: Tally, scope: Scope) -> Sequence[Check]:
-        """Every pair of columns."""
-        return [pair.check for pair in _pairs(target, reference, scope)]
+    def measure(self, target: Tally, reference: Tally, scope: Scope) -> list[_Pair]:
+        return _pairs(target, reference, scope)
 
-    def judge(self, target: Tally, reference: Tally, scope: Scope) -> Iterable[Finding]:
+    def checks(self, measured: list[_Pair]) -> Sequence[Check]:
+        """Every pair of columns."""
+        return [pair.check for pair in measured]
+
+    def findings(self, measured: list[_Pair], target: Tally, reference: Tally, scope: Scope) -> Iterable[Finding]:  # noqa: ARG002 - all is measured
         """One finding, which names the pairs and the field that most of them have in common."""
-        pairs = sorted(_pairs(target, reference, scope), key=lambda pair: (-pair.auc.value, pair.columns))
+        pairs = sorted(measured, key=lambda pair: (-pair.auc.value, pair.columns))
         bad = [pair for pair in pairs if pair.check.counted <= scope.p_limit]
         verdict = Verdict.PASS if not bad else Verdict.FAIL if any(pair.auc.surely_above(FAIL) for pair in bad) else Verdict.WARN
         shown = (bad or pairs)[:SHOWN]

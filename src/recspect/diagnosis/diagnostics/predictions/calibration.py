@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from recspect.diagnosis.diagnostic import Diagnostic, Needs, Scope
+from recspect.diagnosis.diagnostic import Needs, NullCalibrated, Scope
 from recspect.diagnosis.diagnostics.policy import (
     between,
     names,
@@ -35,7 +35,11 @@ CURVE_FAIL, CURVE_GROUPS = 0.10, 10
 SLICE_OFF, SLICE_ROWS, SLICE_POSITIVES = 0.10, 100, 10
 
 
-class Calibration(Diagnostic):
+_Measured = tuple[list[Judged], list[str]]
+"""The declared slices against all rows, and those that are too small to judge."""
+
+
+class Calibration(NullCalibrated):
     """Predicted over observed positives (on held-out rows, less what is already off in training), and the reliability curve."""
 
     code = "predictions.calibration"
@@ -52,7 +56,14 @@ class Calibration(Diagnostic):
         base = Needs.of(target=[overall, *([_sliced(scope)] if slices else [])], reference=[overall] if set(overall.columns) <= scope.reference else [])
         return Needs(target=(*base.target, *slices), reference=base.reference)
 
-    def judge(self, target: Tally, reference: Tally, scope: Scope) -> Iterable[Finding]:
+    def measure(self, target: Tally, reference: Tally, scope: Scope) -> _Measured:  # noqa: ARG002 - the slices of one side
+        return _judged_slices(target, scope)
+
+    def checks(self, measured: _Measured) -> Sequence[Check]:
+        """Every declared slice against all rows."""
+        return [j.checks(SLICE_OFF, math.inf)[0] for j in measured[0]]
+
+    def findings(self, measured: _Measured, target: Tally, reference: Tally, scope: Scope) -> Iterable[Finding]:
         """One finding for all rows, one per slice that is off."""
         stat = _overall(scope)
         summary = target.get_summary(stat)
@@ -89,14 +100,10 @@ class Calibration(Diagnostic):
                       Remedy(code="recalibrate", text="Fit a Platt or isotonic calibration on the newest complete rows."),
                       Remedy(code="retrain_recent", text="Train on newer rows if the label rate moved.")),
             evidence=(_curve(rows),))
-        yield from self._slices(target, scope, total)
+        yield from self._slices(measured, scope, total)
 
-    def checks(self, target: Tally, reference: Tally, scope: Scope) -> Sequence[Check]:  # noqa: ARG002 - the slices of one side
-        """Every declared slice against all rows."""
-        return [j.checks(SLICE_OFF, math.inf)[0] for j in _judged_slices(target, scope)[0]]
-
-    def _slices(self, target: Tally, scope: Scope, total: ScoreLabelSummary) -> Iterable[Finding]:
-        found, small = _judged_slices(target, scope)
+    def _slices(self, measured: _Measured, scope: Scope, total: ScoreLabelSummary) -> Iterable[Finding]:
+        found, small = measured
         if not found:
             if small:
                 raise Unavailable(f"too few rows to judge calibration in {names(small)}")
@@ -132,7 +139,7 @@ def _sliced(scope: Scope) -> Outcomes:
     return Outcomes(buckets=scope.buckets)
 
 
-def _judged_slices(target: Tally, scope: Scope) -> tuple[list[Judged], list[str]]:
+def _judged_slices(target: Tally, scope: Scope) -> _Measured:
     """The declared slices against all rows, and those that are too small to judge."""
     stat, parts, small = _sliced(scope), [], []
     for slice_ in scope.slices:

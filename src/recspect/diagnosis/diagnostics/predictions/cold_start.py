@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recspect.diagnosis.diagnostic import Diagnostic, Needs, Scope
+from recspect.diagnosis.diagnostic import Needs, NullCalibrated, Scope
 from recspect.diagnosis.diagnostics.policy import between, percent, require_classes
 from recspect.diagnosis.diagnostics.predictions.slices import Judged, Part, judge_parts
 from recspect.diagnosis.evidence import Bars, RankedTable
@@ -34,7 +34,23 @@ class _Group:
     judged: Judged
 
 
-class ColdStart(Diagnostic):
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """Users, or items, by how often training saw them.
+
+    Args:
+        role, column: `user` or `item`, and its column.
+        summary: Outcomes per id.
+        groups: Coldest first, or why there are none.
+    """
+
+    role: str
+    column: str
+    summary: OutcomesSummary
+    groups: list[_Group] | Unavailable
+
+
+class ColdStart(NullCalibrated):
     """Normalised entropy and calibration of held-out rows by how often training saw their user and their item; those that it never saw are apart.
 
     A group whose normalised entropy is above 1 would be served better by its own rate of positives than by the model.
@@ -54,25 +70,30 @@ class ColdStart(Diagnostic):
             raise Unavailable("no column has the role 'user' or 'item' on both sides", hint="name one in the schema")
         return Needs.of(target=[_outcomes(name, scope) for _, name in columns], reference=[CategoryCounts(column=name) for _, name in columns])
 
-    def checks(self, target: Tally, reference: Tally, scope: Scope) -> Sequence[Check]:
-        """Calibration and loss of every group of users and of items."""
-        found: list[Check] = []
-        for role, name in _columns(scope):
-            try:
-                groups = _groups(target.get_summary(_outcomes(name, scope)), reference.get_summary(CategoryCounts(column=name)), role)
-            except Unavailable:
-                continue
-            found.extend(check for g in groups for check in g.judged.checks(OFF_WARN, 0.0))
-        return found
-
-    def judge(self, target: Tally, reference: Tally, scope: Scope) -> Iterable[Finding]:
-        """One finding for users, one for items."""
+    def measure(self, target: Tally, reference: Tally, scope: Scope) -> list[_Measured]:
+        found = []
         for role, name in _columns(scope):
             summary = target.get_summary(_outcomes(name, scope))
-            total = summary.total
+            groups: list[_Group] | Unavailable
+            try:
+                groups = _groups(summary, reference.get_summary(CategoryCounts(column=name)), role)
+            except Unavailable as reason:  # the other role may have groups
+                groups = reason
+            found.append(_Measured(role=role, column=name, summary=summary, groups=groups))
+        return found
+
+    def checks(self, measured: list[_Measured]) -> Sequence[Check]:
+        """Calibration and loss of every group of users and of items."""
+        return [check for one in measured if not isinstance(one.groups, Unavailable) for g in one.groups for check in g.judged.checks(OFF_WARN, 0.0)]
+
+    def findings(self, measured: list[_Measured], target: Tally, reference: Tally, scope: Scope) -> Iterable[Finding]:  # noqa: ARG002 - all is measured
+        """One finding for users, one for items."""
+        for one in measured:
+            total = one.summary.total
             require_classes(total[:, POSITIVE].sum(), total[:, ROWS].sum(), "the held-out rows")
-            groups = _groups(summary, reference.get_summary(CategoryCounts(column=name)), role)
-            yield self._of(role, name, groups, scope.p_limit, sampled=summary.truncated)
+            if isinstance(one.groups, Unavailable):
+                raise one.groups
+            yield self._of(one.role, one.column, one.groups, scope.p_limit, sampled=one.summary.truncated)
 
     def _of(self, role: str, column: str, groups: list[_Group], p_limit: float, *, sampled: bool) -> Finding:
         rows = float(sum(g.judged.rows for g in groups))

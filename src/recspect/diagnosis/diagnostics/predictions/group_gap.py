@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from recspect.diagnosis.diagnostic import Diagnostic, Needs, Scope
+from recspect.diagnosis.diagnostic import Needs, NullCalibrated, Scope
 from recspect.diagnosis.diagnostics.policy import (
     between,
     examined_fields,
@@ -52,7 +52,11 @@ class _Gap:
         return Check(p_value=self.p_value, effect=self.gap.value, minimum=WARN)
 
 
-class GroupGap(Diagnostic):
+_Measured = tuple[list[_Gap], list[str]]
+"""Every group against all others, and the fields that were left out."""
+
+
+class GroupGap(NullCalibrated):
     """AUC of each group of users against the AUC of all other users; normalised entropy and calibration beside it.
 
     Groups are the categories of fields that the schema declares to describe the user.
@@ -71,13 +75,16 @@ class GroupGap(Diagnostic):
             raise Unavailable("no categorical field of the schema describes the user", hint="declare one: side = 'user' in the field of the schema")
         return Needs.of(target=[_stat(name, scope) for name in fields])
 
-    def checks(self, target: Tally, reference: Tally, scope: Scope) -> Sequence[Check]:  # noqa: ARG002 - a question about one side
-        """Every group against the others."""
-        return [gap.check for gap in _gaps(target, scope)[0]]
+    def measure(self, target: Tally, reference: Tally, scope: Scope) -> _Measured:  # noqa: ARG002 - a question about one side
+        return _gaps(target, scope)
 
-    def judge(self, target: Tally, reference: Tally, scope: Scope) -> Iterable[Finding]:  # noqa: ARG002 - a question about one side
+    def checks(self, measured: _Measured) -> Sequence[Check]:
+        """Every group against the others."""
+        return [gap.check for gap in measured[0]]
+
+    def findings(self, measured: _Measured, target: Tally, reference: Tally, scope: Scope) -> Iterable[Finding]:  # noqa: ARG002 - all is measured
         """A finding for each of the groups that are worst served, or one PASS."""
-        gaps, left_out = _gaps(target, scope)
+        gaps, left_out = measured
         gaps = sorted(gaps, key=lambda gap: (gap.check.counted > scope.p_limit, -gap.gap.value, gap.name))
         bad = [gap for gap in gaps if gap.check.counted <= scope.p_limit]
         note = f" Not looked at: {names(left_out)}." if left_out else ""
@@ -122,7 +129,7 @@ def _stat(field: str, scope: Scope) -> Grouped:
     return Grouped(stat=scope.bucketed(ScoreLabel(detail=3)), by=field, capacity=GROUPS)
 
 
-def _gaps(target: Tally, scope: Scope) -> tuple[list[_Gap], list[str]]:
+def _gaps(target: Tally, scope: Scope) -> _Measured:
     """Every group of enough rows against all others, and what was left out.
 
     Raises:

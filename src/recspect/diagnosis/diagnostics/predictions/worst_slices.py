@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from recspect.diagnosis.diagnostic import Diagnostic, Needs, Scope
+from recspect.diagnosis.diagnostic import Needs, NullCalibrated, Scope
 from recspect.diagnosis.diagnostics.policy import (
     between,
     examined_fields,
@@ -51,7 +51,7 @@ class _Looked:
     too_many: list[str]
 
 
-class WorstSlices(Diagnostic):
+class WorstSlices(NullCalibrated):
     """Every category of every field of at most 100 categories, crossings of two fields, and the declared slices: calibration and loss.
 
     A crossing is off only as far as it is off from both of its fields' slices too.
@@ -73,22 +73,24 @@ class WorstSlices(Diagnostic):
         base = Needs.of(target=[_STAT, _whole(scope), *(_single(name, scope) for name in fields), *(_crossing(pair, scope) for pair in _pairs(scope))])
         return Needs(target=(*base.target, *((s, _whole(scope)) for s in slices)))
 
-    def checks(self, target: Tally, reference: Tally, scope: Scope) -> Sequence[Check]:  # noqa: ARG002 - a question about one side
-        """Calibration and loss of every slice."""
-        return [check for j in _look(target, scope).judged for check in j.checks(OFF, LOSS_WARN)]
+    def measure(self, target: Tally, reference: Tally, scope: Scope) -> _Looked:  # noqa: ARG002 - a question about one side
+        return _look(target, scope)
 
-    def judge(self, target: Tally, reference: Tally, scope: Scope) -> Iterable[Finding]:  # noqa: ARG002 - a question about one side
+    def checks(self, measured: _Looked) -> Sequence[Check]:
+        """Calibration and loss of every slice."""
+        return [check for j in measured.judged for check in j.checks(OFF, LOSS_WARN)]
+
+    def findings(self, measured: _Looked, target: Tally, reference: Tally, scope: Scope) -> Iterable[Finding]:  # noqa: ARG002 - all is measured
         """A finding for each of the worst slices, or one PASS."""
-        looked = _look(target, scope)
-        judged, total = looked.judged, looked.total
+        judged, total = measured.judged, measured.total
         bad = {j.part.name for j in judged if _is_bad(j, scope.p_limit)}
         order = sorted(judged, key=lambda j: (j.part.name not in bad, -max(abs(j.off), 2 * j.excess)))
         table = RankedTable(
             title="On which slices is the model worst?", columns=("slice", "rows", "predicted / observed", "normalised entropy"),
             rows=tuple((j.part.name, j.rows, round(j.ratio.value, 3), round(j.entropy.value, 3)) for j in order[:20]),
-            caption=f"{plural(len(judged), 'slice')} of at least {looked.least:,.0f} rows looked at; over all rows {number(total.calibration_ratio, 3)} and "
+            caption=f"{plural(len(judged), 'slice')} of at least {measured.least:,.0f} rows looked at; over all rows {number(total.calibration_ratio, 3)} and "
                     f"{number(total.normalised_entropy, 3)}"
-                    + (f"; too many categories to look at: {names(looked.too_many)}" if looked.too_many else ""))
+                    + (f"; too many categories to look at: {names(measured.too_many)}" if measured.too_many else ""))
         worst = [j for j in order if j.part.name in bad]
         for j in worst[:SHOWN]:
             yield self._finding(j, total, len(judged), table)
