@@ -261,6 +261,22 @@ def replayed(forward: Callable[[], Tensor], names: dict[int, str], stack: list[s
     return output, recorder.trace.activations
 
 
+def require_gradient(out: Tensor, *, of: str = "the score") -> None:
+    """`out` can be differentiated by the lookups.
+
+    Raises:
+        SubjectError: It cannot.
+    """
+    if not out.requires_grad:
+        raise SubjectError(f"{of} does not depend on the lookups by differentiable operations",
+                           hint="the model may run under torch.no_grad() or detach its embeddings; give forward=... that does not")
+
+
+def loss_slope(score: Tensor, label: Tensor, *, has_logit: bool) -> Tensor:
+    """Derivative of a row's loss by its score: of cross-entropy by the logit, or of the squared error by the value."""
+    return torch.sigmoid(score) - label if has_logit else 2 * (score - label)
+
+
 def _flat(output: Tensor) -> Tensor:
     if output.dim() > 1 and output.numel() != output.shape[0]:
         raise SubjectError(f"the model returned scores of shape {tuple(output.shape)}, expected one score per row",

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recspect.diagnosis.batch import Batch, Column
+from recspect.diagnosis.lookups import loss_slope, require_gradient
 from recspect.diagnosis.probe import Probe
 from recspect.diagnosis.probes.attribution import Baseline, RuleName, path_rule, zero_baseline
 from recspect.diagnosis.probes.attribution.points import Layout
@@ -34,7 +35,7 @@ from recspect.diagnosis.probes.field_path import FieldPath
 from recspect.diagnosis.probes.tangents import Layers, batched_tangents, chosen, dual_tangents, watched
 from recspect.diagnosis.probes.towers import SAMPLE_ROWS, Call, Towers, Wiring, find_towers
 from recspect.diagnosis.subject import TorchSubject
-from recspect.errors import SubjectError, UsageError
+from recspect.errors import UsageError
 
 Route = Literal["auto", "towers", "batched", "dual"]
 """How derivatives are had: through matrices only, by torch.func for all fields at once, or one field at a time with dual numbers."""
@@ -169,9 +170,7 @@ class _Sums:
         with watched(self.path.subject.model, layers) as seen, wiring or nullcontext():
             trace = self.path.pass_at(leaves, dense, keep_activations=True)
         out = trace.additive
-        if not out.requires_grad:
-            raise SubjectError("the score does not depend on the lookups by differentiable operations",
-                               hint="the model may run under torch.no_grad() or detach its embeddings; give forward=... that does not")
+        require_gradient(out)
         tensors = chosen(layers, [*trace.activations, *seen], self.path.rows)
         entries = [*leaves, *dense.values(), *tensors]
         reached = [k for k, tensor in enumerate(entries) if tensor.requires_grad]
@@ -181,9 +180,7 @@ class _Sums:
         mine = found[:len(self.flows)]
         _accumulate(self.flows, mine, weight, None)
         if self.label is not None:
-            predicted = torch.sigmoid(out.detach()) if trace.logit is not None else out.detach()
-            slope = predicted - self.label if trace.logit is not None else 2 * (predicted - self.label)
-            _accumulate(self.loss_flows, mine, weight, slope)
+            _accumulate(self.loss_flows, mine, weight, loss_slope(out.detach(), self.label, has_logit=trace.logit is not None))
         return [tensor.detach() for tensor in tensors], found[len(self.flows):]
 
     def done(self, layers: Layers, flow: Sequence[Tensor], begin: Tensor, route: str) -> Conductance:
@@ -328,14 +325,19 @@ class ConductanceProbe(Probe):
 
     def rows_within(self, sample: Batch, *, megabytes: float = 64.0) -> int:
         """Rows whose columns take about so much memory."""
-        few = field_conductance(self.subject, sample.take(slice(0, 2)), baseline=self.baseline, layers=self.layers, steps=1, route="dual")
+        self._look_for_towers(sample)
+        few = field_conductance(self.subject, sample.take(slice(0, 2)), baseline=self.baseline, layers=self.layers, steps=1,
+                                route="dual" if self._towers is None else "auto", towers=self._towers)
         units = sum(tensor.shape[2] for tensor in few.flow.values())
         return int(min(max(megabytes * 2**20 / (4 * len(few.fields) * max(units, 1)), 64), 8192))
 
-    def observe(self, batch: Batch) -> Mapping[str, Column]:
-        label = batch.numbers(self.label) if self.label else None
+    def _look_for_towers(self, batch: Batch) -> None:
         if not self._looked and batch.rows:
             self._towers, self._looked = usable_towers(self.subject, batch, self.baseline, self.layers), True
+
+    def observe(self, batch: Batch) -> Mapping[str, Column]:
+        label = batch.numbers(self.label) if self.label else None
+        self._look_for_towers(batch)
         found = field_conductance(self.subject, batch, baseline=self.baseline, layers=self.layers, label=label, steps=self.steps, rule=self.rule,
                                   route="auto" if self._towers is not None else "batched", towers=self._towers)
         columns: dict[str, Column] = {f"@flow_error{self.suffix}": found.error.double().cpu().numpy(),

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from recspect.diagnosis.batch import Batch
-from recspect.diagnosis.lookups import Trace, undisturbed
+from recspect.diagnosis.lookups import Trace, require_gradient, undisturbed
 from recspect.diagnosis.probes.attribution.points import Layout
 from recspect.diagnosis.sites import check_same
 from recspect.diagnosis.subject import SCORE_ROWS, TorchSubject
@@ -165,9 +165,7 @@ class Piece:
         dense = {name: self.inputs[name].detach().clone().requires_grad_() for name in self.recorded.sites.dense}
         with self.recorded.running() as stack, torch.enable_grad():
             trace = self.recorded.subject.run({**self.inputs, **dense}, stack, replay=self._flat(leaves))
-            if not trace.additive.requires_grad:
-                raise SubjectError("the score does not depend on the lookups by differentiable operations",
-                                   hint="the model may run under torch.no_grad() or detach its embeddings; give forward=... that does not")
+            require_gradient(trace.additive)
             found = torch.autograd.grad(trace.additive.sum(), [*leaves, *dense.values()], allow_unused=True)
         return trace, list(found[:len(leaves)]), dict(zip(dense, found[len(leaves):], strict=True))
 

@@ -5,7 +5,7 @@ Shapes: B rows, F fields, C points. A point is a number per field: 0 is the fiel
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from recspect.diagnosis.batch import Batch
-from recspect.diagnosis.lookups import Trace
+from recspect.diagnosis.lookups import Trace, require_gradient
 from recspect.diagnosis.probes.attribution import Baseline
 from recspect.diagnosis.probes.attribution.points import Layout
 from recspect.diagnosis.probes.field_path import FieldPath
 from recspect.diagnosis.sites import Sites
 from recspect.diagnosis.subject import TorchSubject
-from recspect.errors import SubjectError
 
 POINT_ROWS = 4096
 """Rows times points in one pass: about what fits the processor's cache."""
@@ -42,6 +41,17 @@ class FieldPoints:
         self.path = FieldPath.between(subject, stack, sites, subject.encode(batch), baseline)
         self.fields = sites.fields
         self.has_logit = self.path.recorded.logit is not None
+
+    @classmethod
+    def chunks(cls, subject: TorchSubject, stack: list[str], batch: Batch, baseline: Baseline, *, rows: int) -> Iterator[tuple[slice, FieldPoints]]:
+        """All rows of a batch, so many at a time: which ones, and their points."""
+        if not batch.rows:
+            return
+        sites = subject.sites(batch)
+        layout = Layout.of(subject, sites, stack, batch)
+        for start in range(0, batch.rows, rows):
+            part = slice(start, start + rows)
+            yield part, cls(subject, stack, sites, layout, batch.take(part), baseline.take(part))
 
     @property
     def score(self) -> Tensor:
@@ -98,9 +108,7 @@ class FieldPoints:
         entries = [leaf for leaf in (*leaves, *dense.values()) if leaf.requires_grad]
         with torch.enable_grad(), _without_fused_attention() if graph else nullcontext():
             out = self._pass(len(points), leaves, dense).additive
-            if not out.requires_grad:
-                raise SubjectError("the score does not depend on the lookups by differentiable operations",
-                                   hint="the model may run under torch.no_grad() or detach its embeddings; give forward=... that does not")
+            require_gradient(out)
             found = iter(torch.autograd.grad(out.sum(), entries, create_graph=graph, allow_unused=True))
         return leaves, dense, [next(found) if leaf.requires_grad else None for leaf in (*leaves, *dense.values())], entries
 

@@ -32,7 +32,6 @@ from recspect.diagnosis.batch import Batch, Column
 from recspect.diagnosis.lookups import PIECEWISE_LINEAR, undisturbed
 from recspect.diagnosis.probe import Probe
 from recspect.diagnosis.probes.attribution import Baseline, path_rule, zero_baseline
-from recspect.diagnosis.probes.attribution.points import Layout
 from recspect.diagnosis.probes.field_points import FieldPoints
 from recspect.diagnosis.subject import TorchSubject
 from recspect.errors import UsageError, listing
@@ -117,11 +116,7 @@ def field_interactions(subject: TorchSubject, batch: Batch, *, baseline: Baselin
     way = ("steps" if kinked else "curvature") if route == "auto" else route
     parts: list[FieldInteractions] = []
     with undisturbed(subject.model, naming=False) as stack:
-        layout = Layout.of(subject, sites, stack, batch) if batch.rows else None
-        for start in range(0, batch.rows, _CHUNK_ROWS):
-            assert layout is not None
-            rows = slice(start, start + _CHUNK_ROWS)
-            chunk = FieldPoints(subject, stack, sites, layout, batch.take(rows), baseline.take(rows))
+        for _, chunk in FieldPoints.chunks(subject, stack, batch, baseline, rows=_CHUNK_ROWS):
             found = _by_curvature(chunk, chosen, steps, weighing) if way == "curvature" else _by_steps(chunk, chosen, steps)
             if route == "auto" and way == "curvature" and weighing == "remainder" and found.error.sum() > _INCOMPLETE * np.abs(found.score - found.baseline).sum():
                 way = "steps"  # a kink that no activation function told of

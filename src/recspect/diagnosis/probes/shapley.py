@@ -22,7 +22,6 @@ from recspect.diagnosis.batch import Batch, Column
 from recspect.diagnosis.lookups import undisturbed
 from recspect.diagnosis.probe import Probe
 from recspect.diagnosis.probes.attribution import Baseline, zero_baseline
-from recspect.diagnosis.probes.attribution.points import Layout
 from recspect.diagnosis.probes.field_points import FieldPoints
 from recspect.diagnosis.subject import TorchSubject
 from recspect.errors import UsageError, listing
@@ -110,11 +109,7 @@ def field_shapley(subject: TorchSubject, batch: Batch, *, baseline: Baseline | N
     points = torch.from_numpy(inside.astype(np.float64) @ membership)
     values, losses = [], []
     with undisturbed(subject.model, naming=False) as stack:
-        layout = Layout.of(subject, sites, stack, batch) if batch.rows else None
-        for start in range(0, batch.rows, _CHUNK_ROWS):
-            assert layout is not None
-            rows = slice(start, start + _CHUNK_ROWS)
-            chunk = FieldPoints(subject, stack, sites, layout, batch.take(rows), baseline.take(rows))
+        for rows, chunk in FieldPoints.chunks(subject, stack, batch, baseline, rows=_CHUNK_ROWS):
             worth = chunk.values(points).double().cpu().numpy()
             values.append(worth)
             if label is not None:

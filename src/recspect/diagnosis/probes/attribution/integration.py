@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recspect.diagnosis.batch import Batch
-from recspect.diagnosis.lookups import undisturbed
+from recspect.diagnosis.lookups import loss_slope, undisturbed
 from recspect.diagnosis.probes.attribution.baselines import Baseline, sampled_rows, zero_baseline
 from recspect.diagnosis.probes.attribution.points import Layout, Recording
 from recspect.diagnosis.probes.attribution.quadrature import RuleName, clenshaw_curtis, edges, levels, path_rule
@@ -221,8 +221,7 @@ def _weighted(columns: Tensor, weights: NDArray[np.float64]) -> Tensor:
 
 def _loss_columns(recording: Recording, at: Tensor, columns: Tensor, label: Tensor) -> Tensor:
     """Contributions to the loss at every node: those to the logit, times the loss's slope there."""
-    slope = torch.sigmoid(at) - label if recording.has_logit else 2 * (at - label)
-    return columns * slope.unsqueeze(-1)
+    return columns * loss_slope(at, label, has_logit=recording.has_logit).unsqueeze(-1)
 
 
 def _field_matrix(recording: Recording) -> Tensor:

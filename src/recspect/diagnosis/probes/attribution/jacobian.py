@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recspect.diagnosis.lookups import require_gradient
 from recspect.diagnosis.probes.attribution.kinks import AveragedKinks, Cells
 from recspect.diagnosis.probes.attribution.points import Recording
 from recspect.diagnosis.probes.attribution.quadrature import edges
 from recspect.diagnosis.probes.attribution.readout import ReadOut, plain_kernels
-from recspect.errors import SubjectError
 
 Rule = tuple[NDArray[np.float64], NDArray[np.float64]]
 Rest = tuple[Tensor, Tensor]
@@ -70,9 +70,7 @@ def _jacobian(recording: Recording, read_out: ReadOut, directions: Tensor, users
             with AveragedKinks(cells, n * b):
                 score = recording.forward(n, rows, moved, dense)
         out = _extended(score, read_out, rest)
-        if not out.requires_grad:
-            raise SubjectError("the user vector does not depend on the lookups by differentiable operations",
-                               hint="the model may run under torch.no_grad() or detach its embeddings; give forward=... that does not")
+        require_gradient(out, of="the user vector")
         gradients = _derivatives(out, leaves, directions)
     weight = torch.as_tensor(weights)
     parts = []

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recspect.diagnosis.batch import Batch
-from recspect.diagnosis.lookups import Lookup
+from recspect.diagnosis.lookups import Lookup, require_gradient
 from recspect.diagnosis.probes.attribution.baselines import Baseline
 from recspect.diagnosis.probes.attribution.kinks import AveragedKinks, Cells
 from recspect.diagnosis.sites import Site, Sites, check_same, input_tensors
@@ -281,9 +281,7 @@ class Recording:
                 with AveragedKinks(cells, n * len(self.score[rows])) as mode:
                     out = self.forward(n, rows, moved, dense)
                 met = mode.met
-            if not out.requires_grad:
-                raise SubjectError("the score does not depend on the lookups by differentiable operations",
-                                   hint="the model may run under torch.no_grad() or detach its embeddings; give forward=... that does not")
+            require_gradient(out)
             gradients = torch.autograd.grad(out.sum(), leaves, allow_unused=True)
         out = out.detach().reshape(n, -1)
         parts = []
