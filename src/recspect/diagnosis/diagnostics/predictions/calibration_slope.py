@@ -8,13 +8,11 @@ import numpy as np
 
 from recspect.diagnosis.diagnostic import Diagnostic, Needs, Scope
 from recspect.diagnosis.diagnostics.policy import between, number, require_classes
-from recspect.diagnosis.diagnostics.predictions.logistic import fit_line
+from recspect.diagnosis.diagnostics.predictions.logistic import fit_line, scores_needed, scores_of, slope_of
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.evidence import Curve, Line
 from recspect.diagnosis.finding import Finding, Remedy, Verdict
-from recspect.diagnosis.jackknife import BucketedSummary
-from recspect.diagnosis.stat import Bucketed
-from recspect.diagnosis.stats.score_label import ScoreLabel, ScoreLabelSummary
+from recspect.diagnosis.stats.score_label import ScoreLabelSummary
 from recspect.diagnosis.tally import Tally
 
 LOW_WARN, LOW_FAIL, HIGH_WARN, HIGH_FAIL = 0.9, 0.7, 1 / 0.9, 1 / 0.7
@@ -29,21 +27,17 @@ class CalibrationSlope(Diagnostic):
 
     def needs(self, scope: Scope) -> Needs:
         """The scores against the label, on training rows too where they are scored."""
-        scope.require_binary()
-        scope.require_target("@score", "@label", "@cluster")
-        stat = _stat(scope)
-        return Needs.of(target=[stat], reference=[stat] if set(stat.columns) <= scope.reference else [])
+        return scores_needed(scope)
 
     def judge(self, target: Tally, reference: Tally, scope: Scope) -> Iterable[Finding]:
         """One finding."""
-        stat = _stat(scope)
+        stat = scores_of(scope)
         summary = target.get_summary(stat)
         total: ScoreLabelSummary = summary.total
         require_classes(total.positive, total.count, "the held-out rows")
-        slope = _slope(summary)
+        slope = slope_of(summary)
         intercept, _ = fit_line(total)
-        trained = reference.get_summary(stat) if reference.has(stat) and min(reference.get_summary(stat).total.positive, 1) else None
-        in_training = fit_line(trained.total)[1] if trained is not None else float("nan")
+        in_training = fit_line(reference.get_summary(stat).total)[1] if reference.has(stat) else float("nan")
         verdict = _verdict(slope)
         sure = "too sure of themselves" if slope.value < 1 else "not sure enough"
         start = "The scores are as sure of themselves as they may be" if verdict is Verdict.PASS else f"The scores are {sure}"
@@ -63,14 +57,6 @@ class CalibrationSlope(Diagnostic):
             remedies=(Remedy(code="recalibrate", text=f"Fit a Platt calibration on recent rows: logit q = {number(intercept, 2)} + {number(slope.value, 2)} logit p."),
                       Remedy(code="regularise", text="Train for fewer epochs or with more regularisation (training.overfitting says which)." if slope.value < 1 else
                              "Train for longer or with less regularisation.")))
-
-
-def _stat(scope: Scope) -> Bucketed:
-    return scope.bucketed(ScoreLabel())
-
-
-def _slope(summary: BucketedSummary) -> Estimate:
-    return summary.estimate(lambda total: fit_line(total)[1], unit="slope of log odds", n=lambda total: total.count)
 
 
 def _verdict(slope: Estimate) -> Verdict:

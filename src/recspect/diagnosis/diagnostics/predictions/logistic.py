@@ -5,11 +5,37 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from recspect.diagnosis.stats.score_label import ScoreLabelSummary
+from recspect.diagnosis.diagnostic import Needs, Scope
+from recspect.diagnosis.estimate import Estimate
+from recspect.diagnosis.jackknife import BucketedSummary
+from recspect.diagnosis.stat import Bucketed
+from recspect.diagnosis.stats.score_label import ScoreLabel, ScoreLabelSummary
 
 Floats = NDArray[np.float64]
 NEAREST = 1e-6
 """Scores nearer to 0 or 1 count as this near: a single row at exactly 0 would decide alone."""
+
+
+def scores_of(scope: Scope) -> Bucketed:
+    """The scores against the label, in buckets of users."""
+    return scope.bucketed(ScoreLabel())
+
+
+def scores_needed(scope: Scope) -> Needs:
+    """The scores against the label, on training rows too where they are scored.
+
+    Raises:
+        Unavailable: There are no scores, or no 0/1 label.
+    """
+    scope.require_binary()
+    scope.require_target("@score", "@label", "@cluster")
+    stat = scores_of(scope)
+    return Needs.of(target=[stat], reference=[stat] if set(stat.columns) <= scope.reference else [])
+
+
+def slope_of(summary: BucketedSummary) -> Estimate:
+    """The slope c with its interval over users."""
+    return summary.estimate(lambda total: fit_line(total)[1], unit="slope of log odds", n=lambda total: total.count)
 
 
 def logits_of(total: ScoreLabelSummary) -> tuple[Floats, Floats, Floats]:

@@ -7,13 +7,18 @@ from collections.abc import Iterable
 
 from recspect.diagnosis.diagnostic import Diagnostic, Needs, Scope
 from recspect.diagnosis.diagnostics.policy import between, number, percent, require_classes
-from recspect.diagnosis.diagnostics.predictions.logistic import corrected_ratio, fit_line, fit_offset
+from recspect.diagnosis.diagnostics.predictions.logistic import (
+    corrected_ratio,
+    fit_offset,
+    scores_needed,
+    scores_of,
+    slope_of,
+)
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.evidence import Bars
 from recspect.diagnosis.finding import Finding, Remedy, Verdict
 from recspect.diagnosis.jackknife import BucketedSummary
-from recspect.diagnosis.stat import Bucketed
-from recspect.diagnosis.stats.score_label import ScoreLabel, ScoreLabelSummary
+from recspect.diagnosis.stats.score_label import ScoreLabelSummary
 from recspect.diagnosis.tally import Tally
 
 WARN, FAIL = 1.25, 2.0
@@ -33,18 +38,15 @@ class NegativeSampling(Diagnostic):
 
     def needs(self, scope: Scope) -> Needs:
         """The scores against the label, and the labels of training rows."""
-        scope.require_binary()
-        scope.require_target("@score", "@label", "@cluster")
-        stat = _stat(scope)
-        return Needs.of(target=[stat], reference=[stat] if set(stat.columns) <= scope.reference else [])
+        return scores_needed(scope)
 
     def judge(self, target: Tally, reference: Tally, scope: Scope) -> Iterable[Finding]:
         """One finding."""
-        stat = _stat(scope)
+        stat = scores_of(scope)
         summary = target.get_summary(stat)
         total: ScoreLabelSummary = summary.total
         require_classes(total.positive, total.count, "the held-out rows")
-        factor, slope = _factor(summary), summary.estimate(lambda t: fit_line(t)[1], unit="slope of log odds", n=lambda t: t.count)
+        factor, slope = _factor(summary), slope_of(summary)
         one_factor = SLOPE_LOW <= slope.value <= SLOPE_HIGH
         size = factor if factor.value >= 1 else _inverse(factor)
         verdict = Verdict.PASS
@@ -73,10 +75,6 @@ class NegativeSampling(Diagnostic):
                       Remedy(code="retrain_recent", text="If no negatives were sampled, train on newer rows: the label rate moved."),
                       Remedy(code="recalibrate", text="Fit the intercept anew on recent complete rows.")),
             evidence=(_bars(total, trained, after),))
-
-
-def _stat(scope: Scope) -> Bucketed:
-    return scope.bucketed(ScoreLabel())
 
 
 def _factor(summary: BucketedSummary) -> Estimate:
@@ -115,7 +113,7 @@ def _causes(factor: float, total: ScoreLabelSummary, trained: ScoreLabelSummary 
         return ("positives were sampled, or negatives were added, in training", moved, "labels were counted in another way in training")
     if trained is None:
         return (sampled, moved)
-    fits_training = abs(math.log(math.exp(-fit_offset(trained)))) < math.log(factor) / 2
+    fits_training = abs(fit_offset(trained)) < math.log(factor) / 2
     return (sampled, moved) if fits_training and _odds(trained) / _odds(total) > math.sqrt(factor) else (other, sampled, moved)
 
 
