@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from recspect.diagnosis.diagnostic import Scope, all_diagnostics, judge, plan
 from recspect.diagnosis.evidence import Evidence, Reasons
 from recspect.diagnosis.finding import Report
-from recspect.diagnosis.runners.local import tally
-from recspect.diagnosis.source import read
-from recspect.diagnosis.tally import Tally
 from recspect.errors import DataError, listing
-from recspect.schema import Schema
+from recspect.examining.watched_steps import as_columns, findings_on
 
 QUESTIONS = ("training.loss_anomaly", "training.gradient_flow")
 """What can be asked of a log; the other questions about training need the model or its scores."""
@@ -39,15 +35,12 @@ def examine_events(path: str | Path, *, names: Mapping[str, str] | None = None) 
     if not any(series in ("loss/train", "gradient_norm", "nonfinite") for series, _ in log.understood.values()):
         raise DataError(f"the log has neither a training loss nor gradient norms that could be told by name; its tags: {listing(log.others)}",
                         hint='examine_events(path, names={"your tag": "loss/train"}) says which is which')
-    table = log.steps.rename_columns([f"@{name}" for name in log.steps.column_names])
-    scope = Scope(schema=Schema(name=Path(path).name), target=frozenset(table.column_names), reference=frozenset())
-    planned = plan([diagnostic for diagnostic in all_diagnostics() if diagnostic.code in QUESTIONS], scope)
-    findings = judge(planned, tally(read(table, name="the training's log"), planned.needs.target), Tally({}), scope)
+    findings = findings_on(as_columns(log.steps), name=Path(path).name, source="the training's log", questions=QUESTIONS)
     read_as = tuple(f"{tag} was read as {series}{f' of {place}' if place else ''}" for tag, (series, place) in sorted(log.understood.items())[:40])
     told: list[Evidence] = [Reasons(title="How were the tags understood?", items=read_as)]
     if log.notes:
         told.append(Reasons(title="What could not be read?", items=tuple(log.notes)))
-    return Report(findings=tuple(findings), overview=tuple(told), title=f"the log {Path(path).name}",
+    return Report(findings=findings, overview=tuple(told), title=f"the log {Path(path).name}",
                   provenance={"log": str(path), "event_files": log.files, "notes": log.notes,
                               "tags": {tag: ":".join(filter(None, series)) for tag, series in log.understood.items()},
                               "tags_not_understood": log.others, "questions": list(QUESTIONS)})

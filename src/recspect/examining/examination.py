@@ -20,6 +20,7 @@ from recspect.diagnosis.tally import Key, Tally
 from recspect.errors import DataError, SubjectError
 from recspect.examining.clusters import USERS, with_users
 from recspect.examining.overview import NEEDS, overview
+from recspect.examining.sampling import all_rows
 from recspect.examining.tables import fitted_baselines, sample_of, standard_probes
 from recspect.schema import Schema
 
@@ -269,14 +270,14 @@ def _judged(side: Side, other: Side, schema: Schema, *, slices: Sequence[Slice],
 
 
 def _loaded(source: Source) -> Batch:
-    batch = concatenate(list(source.batches()))
+    batch = all_rows(source)
     if batch.rows == 0:
         raise DataError(f"{source.name} are empty", hint="check the path and the split")
     return batch
 
 
 def _prefixed(table: Any, prefix: str) -> Batch:
-    batch = concatenate(list(read(table).batches()))
+    batch = all_rows(table)
     return Batch({f"{prefix}{name}": batch[name] for name in batch}, rows=batch.rows)
 
 

@@ -26,6 +26,7 @@ from recspect.diagnosis.stats.field_flow import FieldFlow, FieldFlowSummary
 from recspect.diagnosis.subject import TorchSubject
 from recspect.diagnosis.tally import Tally
 from recspect.errors import UsageError
+from recspect.examining.sampling import all_rows, mean_baseline_over, scope_over
 from recspect.examining.tables import sample_of, standard_probes
 from recspect.schema import Schema
 
@@ -132,18 +133,14 @@ def importance(subject: TorchSubject, table: Any, schema: Schema, *, baseline_ro
     Raises:
         SubjectError, DataError, SchemaError: The model, the table and the schema do not fit together.
     """
-    from recspect.diagnosis.batch import concatenate
-    from recspect.diagnosis.probes.attribution import mean_baseline
     from recspect.diagnosis.probes.conductance import ConductanceProbe, find_layers
 
-    sample = sample_of(concatenate(list(read(table).batches())), rows, seed=seed)
-    begin = sample if baseline_rows is None else sample_of(concatenate(list(read(baseline_rows).batches())), 4096, seed=seed)
+    sample = sample_of(all_rows(table), rows, seed=seed)
     subject.sites(sample)
     names = find_layers(subject, sample) if layers is None else tuple(layers)
     own = standard_probes(schema, list(sample), score_from_table=False)
-    probe = ConductanceProbe(subject, baseline=mean_baseline(subject, begin), layers=names, label="@label" if schema.labels else None, steps=steps)
-    columns = frozenset((*sample, *(name for one in (*own, probe) for name in one.adds)))
-    scope = Scope(schema=schema, target=columns, layers=names, fields=subject.sites().fields, buckets=buckets)
+    probe = ConductanceProbe(subject, baseline=mean_baseline_over(subject, baseline_rows, sample, seed=seed), layers=names, label="@label" if schema.labels else None, steps=steps)
+    scope = scope_over(schema, sample, [*own, probe], fields=subject.sites().fields, buckets=buckets, layers=names)
     stat = flow_stat(scope)
     per_neuron = FieldFlow(fields=stat.fields, layers=stat.layers, loss=stat.loss, neurons=True)
     keys = [(ALL, scope.bucketed(stat)), *([(ALL, scope.bucketed(loss_stat(scope)))] if stat.loss else []),

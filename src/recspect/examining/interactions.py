@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recspect.diagnosis.batch import Batch, concatenate
+from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.diagnostic import Scope
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.evidence import HeatMap
-from recspect.diagnosis.probes.attribution import Baseline, integrated_gradients, mean_baseline
+from recspect.diagnosis.probes.attribution import Baseline, integrated_gradients
 from recspect.diagnosis.probes.interactions import InteractionProbe
 from recspect.diagnosis.runners.local import tally
 from recspect.diagnosis.slice import ALL
@@ -21,6 +21,7 @@ from recspect.diagnosis.stats.moments import Moments
 from recspect.diagnosis.subject import TorchSubject
 from recspect.diagnosis.tally import Tally
 from recspect.errors import UsageError, listing
+from recspect.examining.sampling import all_rows, mean_baseline_over, mean_over_rows, scope_over
 from recspect.examining.tables import sample_of, standard_probes
 from recspect.schema import Schema
 
@@ -82,9 +83,7 @@ class Interactions:
         if wrong:
             raise UsageError(f"the pairs of {listing(wrong)} were not resolved, only those of {listing(self.names)}", hint="interactions(..., fields=[...])")
         i, j = sorted((first, second), key=self.names.index)
-        summary = self.tally.get_summary(self.scope.bucketed(Moments(column=f"@{kind}:{i}:{j}")))
-        found: Estimate = summary.estimate(lambda t: float(t.mean), unit="logits", n=lambda t: t.count)
-        return found
+        return mean_over_rows(self.tally, self.scope, f"@{kind}:{i}:{j}", unit="logits")
 
 
 def interactions(subject: TorchSubject, table: Any, schema: Schema, *, fields: Sequence[str] | None = None, most: int = 8, baseline: Baseline | None = None,
@@ -110,16 +109,13 @@ def interactions(subject: TorchSubject, table: Any, schema: Schema, *, fields: S
         UsageError: A field that the model does not have.
         SubjectError, DataError, SchemaError: The model, the table and the schema do not fit together.
     """
-    sample = sample_of(concatenate(list(read(table).batches())), rows, seed=seed)
+    sample = sample_of(all_rows(table), rows, seed=seed)
     subject.sites(sample)
-    if baseline is None:
-        begin = sample if baseline_rows is None else sample_of(concatenate(list(read(baseline_rows).batches())), 4096, seed=seed)
-        baseline = mean_baseline(subject, begin)
+    baseline = baseline or mean_baseline_over(subject, baseline_rows, sample, seed=seed)
     chosen = tuple(fields) if fields is not None else _relied_on(subject, sample, baseline, most)
     own = standard_probes(schema, list(sample), score_from_table=False)
     probe = InteractionProbe(subject, baseline=baseline, fields=chosen, steps=steps)
-    columns = frozenset((*sample, *(name for one in (*own, probe) for name in one.adds)))
-    scope = Scope(schema=schema, target=columns, fields=subject.sites().fields, buckets=buckets)
+    scope = scope_over(schema, sample, [*own, probe], fields=subject.sites().fields, buckets=buckets)
     keys = [(ALL, scope.bucketed(Moments(column=name))) for name in probe.adds]
     return Interactions(probe.names, tally(read(sample), keys, probes=[*own, probe]), scope)
 

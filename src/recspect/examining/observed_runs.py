@@ -7,15 +7,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recspect.diagnosis.diagnostic import Scope, all_diagnostics, judge, plan
 from recspect.diagnosis.evidence import Curve, Evidence, Line, Reasons
 from recspect.diagnosis.finding import Report
-from recspect.diagnosis.runners.local import tally
-from recspect.diagnosis.source import read
-from recspect.diagnosis.tally import Tally
 from recspect.errors import RunError
+from recspect.examining.watched_steps import as_columns, findings_on
 from recspect.files import write_bytes
-from recspect.schema import Schema
 
 QUESTIONS = ("training.gradient_flow", "training.learning_rate", "training.loss_anomaly")
 """What can be asked of the steps alone; the other questions about training need the model and its data (`--subject`)."""
@@ -41,12 +37,9 @@ def examine_observed(folder: str | Path) -> Report:
 
     folder = Path(folder)
     record = read_record(folder)
-    table = _steps(folder / "steps.parquet")
-    table = table.rename_columns([f"@{name}" for name in table.column_names])
-    scope = Scope(schema=Schema(name=str(record.get("id", folder.name))), target=frozenset(table.column_names), reference=frozenset())
-    planned = plan([diagnostic for diagnostic in all_diagnostics() if diagnostic.code in QUESTIONS], scope)
-    findings = judge(planned, tally(read(table, name="the training's steps"), planned.needs.target), Tally({}), scope)
-    report = Report(findings=tuple(findings), overview=(*_curves(table), *_told(record)), title=f"the training {record.get('id', folder.name)}",
+    table = as_columns(_steps(folder / "steps.parquet"))
+    findings = findings_on(table, name=str(record.get("id", folder.name)), source="the training's steps", questions=QUESTIONS)
+    report = Report(findings=findings, overview=(*_curves(table), *_told(record)), title=f"the training {record.get('id', folder.name)}",
                     provenance={"observed": str(folder), **{key: record.get(key) for key in (
                         "created", "status", "model", "parameters", "steps_done", "every", "torch", "recspect", "left_out", "failure")},
                         "questions": list(QUESTIONS)})

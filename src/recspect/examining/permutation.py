@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recspect.diagnosis.batch import Batch, concatenate
+from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.diagnostic import Scope
 from recspect.diagnosis.diagnostics.features.permuted import (
     FieldPermutation,
@@ -35,6 +35,7 @@ from recspect.diagnosis.stats.moments import Moments
 from recspect.diagnosis.subject import Subject
 from recspect.diagnosis.tally import Tally
 from recspect.errors import UsageError
+from recspect.examining.sampling import all_rows, scope_over
 from recspect.examining.tables import sample_of, standard_probes
 from recspect.schema import Schema
 
@@ -123,7 +124,7 @@ def permutation_importance(subject: Subject, table: Any, schema: Schema, *, metr
 
     schema_label = schema.label
     chosen = metric_named(("auc" if schema_label.kind == "binary" else "rmse") if metric == "auto" else metric)
-    everything = concatenate(list(read(table).batches()))
+    everything = all_rows(table)
     sample = with_positions(_whole_units(everything, list_column(schema), rows, seed) if chosen.per_unit else sample_of(everything, rows, seed=seed))
     known = subject.sites(sample).fields if isinstance(subject, TorchSubject) else subject.fields
     together = {name for own in (groups or {}).values() for name in own}
@@ -136,8 +137,7 @@ def permutation_importance(subject: Subject, table: Any, schema: Schema, *, metr
             raise UsageError(f"screen is {screen}, expected at least 1 field to permute")
         permuted.fields = tuple(sorted(asked, key=lambda name: (-bounds[name], name))[:screen])
     probe = PermutationProbe(permuted)
-    columns = frozenset((*sample, *(name for one in (*own, probe) for name in one.adds)))
-    scope = Scope(schema=schema, target=columns, fields=known, buckets=buckets)
+    scope = scope_over(schema, sample, [*own, probe], fields=known, buckets=buckets)
     stats = [*permutation_stats(scope, chosen), *(stat for name in permuted.fields for stat in permutation_stats(scope, chosen, name))]
     total = tally(read(sample), [(ALL, stat) for stat in stats], probes=[*own, probe])
     value = total.get_summary(stats[0]).estimate(chosen.value, unit=chosen.unit, n=lambda t: t.count, of=chosen.of)

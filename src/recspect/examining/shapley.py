@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from recspect.diagnosis.batch import concatenate
 from recspect.diagnosis.diagnostic import Scope
 from recspect.diagnosis.estimate import Estimate
-from recspect.diagnosis.probes.attribution import Baseline, mean_baseline
+from recspect.diagnosis.probes.attribution import Baseline
 from recspect.diagnosis.probes.shapley import ShapleyProbe
 from recspect.diagnosis.runners.local import tally
 from recspect.diagnosis.slice import ALL
@@ -17,6 +16,7 @@ from recspect.diagnosis.source import read
 from recspect.diagnosis.stats.moments import Moments
 from recspect.diagnosis.subject import TorchSubject
 from recspect.diagnosis.tally import Tally
+from recspect.examining.sampling import all_rows, mean_baseline_over, mean_over_rows, scope_over
 from recspect.examining.tables import sample_of, standard_probes
 from recspect.schema import Schema
 
@@ -78,7 +78,7 @@ class ShapleyImportance:
         return pl.DataFrame(rows)
 
     def _mean(self, column: str, unit: str) -> Estimate:
-        return _mean(self.tally, self.scope, column, unit)
+        return mean_over_rows(self.tally, self.scope, column, unit=unit)
 
 
 def shapley(subject: TorchSubject, table: Any, schema: Schema, *, baseline: Baseline | None = None, baseline_rows: Any = None,
@@ -102,23 +102,11 @@ def shapley(subject: TorchSubject, table: Any, schema: Schema, *, baseline: Base
         UsageError: More than 12 players.
         SubjectError, DataError, SchemaError: The model, the table and the schema do not fit together.
     """
-    sample = sample_of(concatenate(list(read(table).batches())), rows, seed=seed)
-    if baseline is None:
-        begin = sample if baseline_rows is None else sample_of(concatenate(list(read(baseline_rows).batches())), 4096, seed=seed)
-        baseline = mean_baseline(subject, begin)
+    sample = sample_of(all_rows(table), rows, seed=seed)
+    baseline = baseline or mean_baseline_over(subject, baseline_rows, sample, seed=seed)
     subject.sites(sample)
     own = standard_probes(schema, list(sample), score_from_table=False)
     probe = ShapleyProbe(subject, baseline=baseline, groups=groups, label="@label" if schema.labels else None)
-    scope = _scope(subject, schema, [*sample, *(name for one in (*own, probe) for name in one.adds)], buckets)
+    scope = scope_over(schema, sample, [*own, probe], fields=subject.sites().fields, buckets=buckets)
     keys = [(ALL, scope.bucketed(Moments(column=name))) for name in probe.adds]
     return ShapleyImportance(probe.players, tally(read(sample), keys, probes=[*own, probe]), scope, bool(schema.labels))
-
-
-def _scope(subject: TorchSubject, schema: Schema, columns: Sequence[str], buckets: int) -> Scope:
-    return Scope(schema=schema, target=frozenset(columns), fields=subject.sites().fields, buckets=buckets)
-
-
-def _mean(total: Tally, scope: Scope, column: str, unit: str) -> Estimate:
-    summary = total.get_summary(scope.bucketed(Moments(column=column)))
-    found: Estimate = summary.estimate(lambda t: float(t.mean), unit=unit, n=lambda t: t.count)
-    return found
