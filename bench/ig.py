@@ -11,7 +11,6 @@ rows whose error is within the bound of the adaptive call.
 import json
 import statistics
 import sys
-import time
 import warnings
 
 import numpy as np
@@ -20,17 +19,12 @@ from captum.attr import LayerIntegratedGradients
 from torch import nn
 
 from _ig_networks import FIELDS, IDS, trained, truth
+from _timing import seconds
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.probes.attribution import integrated_gradients
 from recspect.diagnosis.subject import TorchSubject
 
 ROWS, TRUE_ROWS, REPEATS = 1024, 128, 3
-
-
-def seconds(call):
-    start = time.process_time()
-    call()
-    return time.process_time() - start
 
 
 def compare(kind, activation):
@@ -69,7 +63,7 @@ def compare(kind, activation):
     for _ in range(REPEATS):  # alternating, so that a slow moment hits all alike
         for name, call in calls.items():
             with torch.set_grad_enabled(name != "forward"):
-                times[name].append(seconds(call))
+                times[name].append(seconds(call)[0])
     t = {name: statistics.median(values) for name, values in times.items()}
     return {"points_1pct": enough, "error": by_points[enough], "captum_error": error(peer), "points_equal_error": equal,
             "speedup_1pct": t["default"] / t["enough"], "speedup_adaptive": t["default"] / t["adaptive"],

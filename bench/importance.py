@@ -8,48 +8,22 @@ Captum's at 256 points.
 
 import json
 import statistics
-import time
 
 import numpy as np
 import torch
 from captum.attr import NeuronConductance
 from torch import nn
 
+from _deepfm import FIELDS, HIDDEN, NAMES, DeepFM, fitted
+from _timing import seconds
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.probes.attribution import zero_baseline
 from recspect.diagnosis.probes.conductance import field_conductance, find_layers, usable_towers
 from recspect.diagnosis.subject import TorchSubject
 
-FIELDS, IDS, WIDTH, HIDDEN, ROWS, POINTS, REPEATS = 26, 2_000, 16, (256, 128, 64), 512, 8, 5
+IDS, ROWS, POINTS, REPEATS = 2_000, 512, 8, 5
 NEURONS = ((0, 3), (0, 200), (1, 5), (1, 100), (2, 7), (2, 50))
 """(hidden layer, neuron) that Captum is asked for."""
-
-
-class Network(nn.Module):
-    """First-order weights, FM and an MLP with three hidden layers."""
-
-    def __init__(self):
-        super().__init__()
-        self.tables = nn.ModuleList(nn.Embedding(IDS, WIDTH) for _ in range(FIELDS))
-        self.first = nn.ModuleList(nn.Embedding(IDS, 1) for _ in range(FIELDS))
-        for table in (*self.tables, *self.first):
-            table.weight.data.mul_(0.03)
-        layers, width = [], FIELDS * WIDTH
-        for n in HIDDEN:
-            layers += [nn.Linear(width, n), nn.ReLU()]
-            width = n
-        self.mlp = nn.Sequential(*layers, nn.Linear(width, 1))
-
-    def behind(self, v, first):
-        pairs = (v.sum(1).square() - v.square().sum(1)).sum(1) / 2
-        return self.mlp(v.flatten(1)).squeeze(1) + pairs + first.sum(1)
-
-    def read(self, x):
-        v = torch.stack([table(ids) for table, ids in zip(self.tables, x.values(), strict=True)], 1)
-        return v, torch.cat([table(ids) for table, ids in zip(self.first, x.values(), strict=True)], 1)
-
-    def forward(self, x):
-        return self.behind(*self.read(x))
 
 
 class Behind(nn.Module):
@@ -66,33 +40,23 @@ class Behind(nn.Module):
 def trained():
     """On labels that ids and pairs decide; a fresh network is nearly linear along the path."""
     torch.manual_seed(0)
-    model = Network()
+    model = DeepFM(IDS)
     taste = torch.randn(IDS, FIELDS)
-    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for _ in range(200):
+
+    def draw():
         ids = torch.randint(0, IDS, (1024, FIELDS))
         single = taste[ids, torch.arange(FIELDS)]
         logit = single.sum(1) / 2 + single[:, 0] * single[:, 1] + (single[:, 2] * single[:, 3]).abs()
-        out = model({f"f{k}": ids[:, k] for k in range(FIELDS)})
-        loss = nn.functional.binary_cross_entropy_with_logits(out, torch.bernoulli(torch.sigmoid(logit)))
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    return model.eval()
+        return {name: ids[:, k] for k, name in enumerate(NAMES)}, torch.bernoulli(torch.sigmoid(logit))
 
-
-def seconds(call):
-    start = time.process_time()
-    out = call()
-    return time.process_time() - start, out
+    return fitted(model, draw, steps=200, learning_rate=3e-3)
 
 
 def main():
     model = trained()
-    names = [f"f{k}" for k in range(FIELDS)]
     r = np.random.default_rng(0)
-    batch = Batch({name: r.integers(0, IDS, ROWS) for name in names})
-    subject = TorchSubject(model, fields=names)
+    batch = Batch({name: r.integers(0, IDS, ROWS) for name in NAMES})
+    subject = TorchSubject(model, fields=NAMES)
     x = subject.encode(batch)
     start = zero_baseline(subject.sites(batch))
     layers = find_layers(subject, batch)

@@ -9,7 +9,6 @@ allows, or where the fields that screening picks are not the peers' first five.
 
 import json
 import statistics
-import time
 
 import numpy as np
 import torch
@@ -20,41 +19,31 @@ from sklearn.inspection import permutation_importance as sklearn_permutation
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
+from _deepfm import FIELDS, NAMES, DeepFM, fitted
+from _timing import seconds
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.subject import TorchSubject
 from recspect.examining.permutation import permutation_importance
 from recspect.schema import Field, Label, Schema
 
-FIELDS, IDS, WIDTH, HIDDEN, ROWS, REPEATS, ROUNDS, TOP, PIECE = 26, 20_000, 16, (256, 128, 64), 20_000, 3, 4, 5, 4096
-NAMES = [f"f{k}" for k in range(FIELDS)]
+IDS, ROWS, REPEATS, ROUNDS, TOP, PIECE = 20_000, 20_000, 3, 4, 5, 4096
 
 
-class Network(nn.Module):
-    """First-order weights, FM and an MLP with three hidden layers."""
+class Probability(nn.Module):
+    """What is judged: a probability."""
 
-    def __init__(self):
+    def __init__(self, network):
         super().__init__()
-        self.tables = nn.ModuleList(nn.Embedding(IDS, WIDTH) for _ in range(FIELDS))
-        self.first = nn.ModuleList(nn.Embedding(IDS, 1) for _ in range(FIELDS))
-        for table in (*self.tables, *self.first):
-            table.weight.data.mul_(0.03)
-        layers, width = [], FIELDS * WIDTH
-        for n in HIDDEN:
-            layers += [nn.Linear(width, n), nn.ReLU()]
-            width = n
-        self.mlp = nn.Sequential(*layers, nn.Linear(width, 1))
+        self.network = network
 
     def forward(self, x):
-        v = torch.stack([table(x[name]) for name, table in zip(NAMES, self.tables, strict=True)], 1)
-        first = torch.cat([table(x[name]) for name, table in zip(NAMES, self.first, strict=True)], 1).sum(1)
-        pairs = (v.sum(1).square() - v.square().sum(1)).sum(1) / 2
-        return torch.sigmoid(self.mlp(v.flatten(1)).squeeze(1) + pairs + first)
+        return torch.sigmoid(self.network(x))
 
 
 def trained():
     """On labels that ids decide, each field half as much again as the next but one; few of the many ids occur often, so that some can be learned."""
     torch.manual_seed(0)
-    model = Network()
+    model = DeepFM(IDS)
     taste = torch.randn(IDS, FIELDS) * 1.5 * 0.8 ** torch.arange(FIELDS)
 
     def draw(rows):
@@ -62,14 +51,7 @@ def trained():
         logit = taste[ids, torch.arange(FIELDS)].sum(1)
         return {name: ids[:, k].contiguous() for k, name in enumerate(NAMES)}, torch.bernoulli(torch.sigmoid(logit - 1))
 
-    optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)
-    for _ in range(150):
-        x, y = draw(1024)
-        loss = nn.functional.binary_cross_entropy(model(x), y)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    return model.eval(), *draw(ROWS)
+    return Probability(fitted(model, lambda: draw(1024), steps=150, learning_rate=5e-3)).eval(), *draw(ROWS)
 
 
 class Estimator(ClassifierMixin, BaseEstimator):
@@ -89,12 +71,6 @@ class Estimator(ClassifierMixin, BaseEstimator):
 @torch.no_grad()
 def scores(model, x):
     return np.concatenate([model({name: ids[start:start + PIECE] for name, ids in x.items()}).numpy() for start in range(0, len(x["f0"]), PIECE)])
-
-
-def seconds(call):
-    start = time.process_time()
-    out = call()
-    return time.process_time() - start, out
 
 
 def main():
