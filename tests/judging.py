@@ -66,6 +66,16 @@ def is_quiet(findings: Sequence[Finding]) -> bool:
     return bool(findings) and all(finding.verdict is Verdict.PASS for finding in findings)
 
 
+def users_apart(seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Held-out and training rows of other users, alike in everything: what is of a user is the same in a hundred rows."""
+    rng = np.random.default_rng(seed)
+    user = np.repeat(np.arange(60), 100)
+    table = {"user": user, "city": np.array([f"city {c}" for c in rng.integers(0, 8, 60)])[user],
+             "age": np.round(rng.normal(40, 10, 60))[user], "seconds": rng.exponential(10, 6000)}
+    held_out, train = ({name: column[rows] for name, column in table.items()} for rows in (user >= 40, user < 40))
+    return held_out, train
+
+
 def halves(frame: Any, share: float = 0.8) -> tuple[dict[str, Any], dict[str, Any]]:
     """The first rows and the last rows of a frame as columns."""
     cut = int(len(frame) * share)

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from judging import diagnose, halves, is_quiet, verdicts
+from judging import diagnose, halves, is_quiet, users_apart, verdicts
 from recspect import datasets
 from recspect.datasets.tables import TABLES
 from recspect.diagnosis.diagnostics.data.drift import Drift
@@ -115,12 +115,7 @@ def test_other_users_are_no_drift():
     """Held-out users other than the training users: with rows taken as independent, city and age alarmed in 40 of 40 such tables."""
     alarms = 0
     for seed in range(20):
-        rng = np.random.default_rng(seed)
-        user = np.repeat(np.arange(60), 100)
-        table = {"user": user, "city": np.array([f"city {c}" for c in rng.integers(0, 8, 60)])[user],
-                 "age": np.round(rng.normal(40, 10, 60))[user], "seconds": rng.exponential(10, 6000)}
-        sides = ({name: column[rows] for name, column in table.items()} for rows in (user >= 40, user < 40))
-        found = verdicts(diagnose(Drift(), SCHEMA, *sides))
+        found = verdicts(diagnose(Drift(), SCHEMA, *users_apart(seed)))
         alarms += any(found.get(name, Verdict.PASS) is not Verdict.PASS for name in ("city", "age", "seconds"))
     assert alarms <= 3
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from judging import diagnose, is_quiet
+from judging import diagnose, is_quiet, users_apart
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.diagnostics.data.drift import Drift
 from recspect.diagnosis.diagnostics.data.joint_drift import JointDrift
@@ -65,12 +65,7 @@ def test_what_is_a_question_of_one_field_is_left_to_drift(seed):
 def test_other_users_are_no_joint_drift():
     alarms = 0
     for seed in range(20):
-        rng = np.random.default_rng(seed)
-        user = np.repeat(np.arange(60), 100)
-        table = {"user": user, "city": np.array([f"city {c}" for c in rng.integers(0, 8, 60)])[user],
-                 "age": np.round(rng.normal(40, 10, 60))[user], "seconds": rng.exponential(10, 6000)}
-        sides = ({name: column[rows] for name, column in table.items()} for rows in (user >= 40, user < 40))
-        (finding,) = diagnose(JointDrift(), SCHEMA, *sides)
+        (finding,) = diagnose(JointDrift(), SCHEMA, *users_apart(seed))
         alarms += finding.verdict is not Verdict.PASS
     assert alarms <= 3  # 1 expected
 

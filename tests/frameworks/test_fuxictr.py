@@ -8,10 +8,14 @@ import torch
 
 pytest.importorskip("fuxictr", reason="FuxiCTR is not in this environment: make test-frameworks builds one that has it")
 
+from contract import (  # noqa: F401 - pytest runs them
+    test_importance_is_complete_and_user_and_item_lead,
+    test_the_report,
+)
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import FactorizationMachine, FeatureEmbedding, MLP_Block
 from fuxictr.pytorch.models import BaseModel
-from movielens import FIELDS, auc, examined, importance, tables
+from movielens import FIELDS, auc, tables
 
 from recspect.diagnosis.subject import TorchSubject
 
@@ -72,15 +76,3 @@ def test_it_learns_and_its_fields_are_found(subject):
     assert set(sites.fields) == set(FIELDS)
     assert len(sites.lookups) == 2 * len(FIELDS)  # the first-order weight of the FM part, and the vector
     assert sites.has_logit
-
-
-def test_importance_is_complete_and_user_and_item_lead(subject):
-    found, error = importance(subject)
-    assert error < 0.01
-    assert set(sorted(found, key=found.get)[-2:]) == {"user_id", "item_id"}
-
-
-def test_the_report(subject):
-    report = examined(subject)
-    assert report.find("training.dead_units")
-    assert np.isfinite([finding.estimate.value for finding in report.find("predictions.ranking_quality") if finding.estimate]).all()

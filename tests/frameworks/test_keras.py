@@ -2,15 +2,19 @@
 
 import os
 
-import numpy as np
 import pytest
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 pytest.importorskip("keras_rs", reason="Keras is not in this environment: make test-frameworks builds one that has it")
 
 import keras
-import keras_rs
-from movielens import FIELDS, auc, examined, importance, tables
+from contract import (  # noqa: F401 - pytest runs them
+    test_importance_is_complete_and_user_and_item_lead,
+    test_it_learns_and_its_fields_are_found,
+    test_the_report,
+)
+from keras_ranker import trained
+from movielens import FIELDS
 
 from recspect.diagnosis.subject import TorchSubject
 
@@ -19,34 +23,5 @@ pytestmark = pytest.mark.skipif(keras.backend.backend() != "torch", reason="Kera
 
 @pytest.fixture(scope="module")
 def subject():
-    keras.utils.set_random_seed(2020)
-    train, _, _, sizes = tables()
-    inputs = {name: keras.Input((), dtype="int64", name=name) for name in FIELDS}
-    vectors = [keras.layers.Embedding(sizes[name], 10)(inputs[name]) for name in FIELDS]
-    joined = keras.layers.Concatenate()(vectors)
-    cross = keras_rs.layers.FeatureCross()(joined)
-    dot = keras_rs.layers.DotInteraction()(vectors)
-    deep = keras.layers.Dense(64, "relu")(keras.layers.Concatenate()([cross, dot]))
-    model = keras.Model(inputs, keras.layers.Dense(1, "sigmoid")(deep))
-    model.compile(keras.optimizers.Adam(3e-3), "binary_crossentropy")
-    model.fit({name: train[name] for name in FIELDS}, train["label"], batch_size=1024, epochs=3, verbose=0)
+    model, _ = trained()
     return TorchSubject(model, fields=FIELDS)  # the whole adapter
-
-
-def test_it_learns_and_its_fields_are_found(subject):
-    assert auc(subject) > 0.74
-    sites = subject.sites(tables()[2])
-    assert sites.fields == FIELDS
-    assert sites.has_logit
-
-
-def test_importance_is_complete_and_user_and_item_lead(subject):
-    found, error = importance(subject)
-    assert error < 0.01
-    assert set(sorted(found, key=found.get)[-2:]) == {"user_id", "item_id"}
-
-
-def test_the_report(subject):
-    report = examined(subject)
-    assert report.find("training.dead_units")
-    assert np.isfinite([finding.estimate.value for finding in report.find("predictions.ranking_quality") if finding.estimate]).all()

@@ -9,8 +9,13 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 pytest.importorskip("keras_rs", reason="Keras is not in this environment: make test-frameworks builds one that has it")
 
 import keras
-import keras_rs
-from movielens import FIELDS, auc, examined, importance, tables
+from contract import (  # noqa: F401 - pytest runs them
+    test_importance_is_complete_and_user_and_item_lead,
+    test_it_learns_and_its_fields_are_found,
+    test_the_report,
+)
+from keras_ranker import trained
+from movielens import FIELDS, tables
 
 from recspect.diagnosis.probes.attribution import gradient_times_input
 from recspect.diagnosis.subject import TorchSubject
@@ -20,42 +25,13 @@ pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason=
 
 @pytest.fixture(scope="module")
 def pair():
-    keras.utils.set_random_seed(2020)
-    train, _, _, sizes = tables()
-    inputs = {name: keras.Input((), dtype="int64", name=name) for name in FIELDS}
-    vectors = [keras.layers.Embedding(sizes[name], 10)(inputs[name]) for name in FIELDS]
-    joined = keras.layers.Concatenate()(vectors)
-    cross = keras_rs.layers.FeatureCross()(joined)
-    dot = keras_rs.layers.DotInteraction()(vectors)
-    deep = keras.layers.Dense(64, "relu")(keras.layers.Concatenate()([cross, dot]))
-    model = keras.Model(inputs, keras.layers.Dense(1, "sigmoid")(deep))
-    model.compile(keras.optimizers.Adam(3e-3), "binary_crossentropy")
-    model.fit({name: train[name] for name in FIELDS}, train["label"], batch_size=1024, epochs=3, verbose=0)
+    model, vectors = trained()
     return TorchSubject(model, fields=FIELDS), keras.Model(vectors, model.output)  # the whole adapter; what comes after the lookups, for the test below
 
 
 @pytest.fixture(scope="module")
 def subject(pair):
     return pair[0]
-
-
-def test_it_learns_and_its_fields_are_found(subject):
-    assert auc(subject) > 0.74
-    sites = subject.sites(tables()[2])
-    assert sites.fields == FIELDS
-    assert sites.has_logit
-
-
-def test_importance_is_complete_and_user_and_item_lead(subject):
-    found, error = importance(subject)
-    assert error < 0.01
-    assert set(sorted(found, key=found.get)[-2:]) == {"user_id", "item_id"}
-
-
-def test_the_report(subject):
-    report = examined(subject)
-    assert report.find("training.dead_units")
-    assert np.isfinite([finding.estimate.value for finding in report.find("predictions.ranking_quality") if finding.estimate]).all()
 
 
 def test_gradients_are_those_of_a_gradient_tape(pair):

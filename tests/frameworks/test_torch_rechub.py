@@ -1,12 +1,15 @@
 """torch-rechub: its DeepFM reads every table twice (deep part and FM part), which Captum gets wrong without a word."""
 
-import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("torch_rechub", reason="torch-rechub is not in this environment: make test-frameworks builds one that has it")
 
-from movielens import FIELDS, auc, examined, importance, tables
+from contract import (  # noqa: F401 - pytest runs them
+    test_importance_is_complete_and_user_and_item_lead,
+    test_the_report,
+)
+from movielens import FIELDS, auc, tables
 
 from recspect.diagnosis.subject import TorchSubject
 
@@ -35,15 +38,3 @@ def test_it_learns_and_its_fields_are_found(subject):
     assert sites.fields == FIELDS
     assert len(sites.lookups) == 2 * len(FIELDS)  # once for the deep part, once for the FM part
     assert sites.has_logit
-
-
-def test_importance_is_complete_and_user_and_item_lead(subject):
-    found, error = importance(subject)
-    assert error < 0.01
-    assert set(sorted(found, key=found.get)[-2:]) == {"user_id", "item_id"}
-
-
-def test_the_report(subject):
-    report = examined(subject)
-    assert report.find("training.dead_units")
-    assert np.isfinite([finding.estimate.value for finding in report.find("predictions.ranking_quality") if finding.estimate]).all()
