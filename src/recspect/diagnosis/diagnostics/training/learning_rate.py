@@ -40,7 +40,7 @@ class LearningRate(Diagnostic):
                "Smith 2017, Cyclical Learning Rates for Training Neural Networks (loss against learning rate)")
 
     def needs(self, scope: Scope) -> Needs:
-        scope.require_target(*RATIO.columns)
+        scope.require_target(*RATIO.columns, why="no training steps were recorded")
         return Needs.of(target=(RATIO, TOUCHED, LOSS))
 
     def judge(self, target: Tally, reference: Tally, scope: Scope) -> Iterator[Finding]:  # noqa: ARG002 - the interface's
