@@ -1,5 +1,7 @@
 """Embedding shape, unit activity and training series against linear algebra and planted faults."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -72,6 +74,43 @@ def test_vectors_that_cannot_be_judged():
 def test_float32_tables_larger_than_a_piece():
     x = np.random.default_rng(3).normal(size=(150_000, 3)).astype(np.float32)
     np.testing.assert_allclose(gram(x).covariance, np.cov(x.T.astype(float)), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("shift", [0.0, 3.0, 1000.0])  # without a second pass, and with one
+def test_pieces_with_a_far_mean_and_invalid_vectors_equal_linear_algebra(shift, weighted):
+    rng = np.random.default_rng(5)
+    x = rng.normal(shift, 1, (30_000, 8)).astype(np.float32)  # two pieces
+    x[[0, 17_000, 29_999], [1, 2, 3]] = [np.nan, np.inf, -np.inf]
+    x[20_000] = 0
+    w = rng.integers(1, 4, len(x)).astype(float) if weighted else None
+    found = Gram(column="e").summarize(Batch({"e": x}), w)
+    full = np.ones(len(x)) if w is None else w
+    good = np.isfinite(x).all(1)
+    y, v = x[good].astype(float), full[good]
+    assert (found.count, found.invalid, found.zeros) == (v.sum(), full[~good].sum(), full[20_000])
+    np.testing.assert_allclose(found.mean, np.average(y, axis=0, weights=v), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(found.covariance, np.cov(y.T, fweights=v.astype(int)), rtol=1e-11, atol=1e-11)
+    length = np.linalg.norm(y, axis=1)
+    assert found.norms == pytest.approx((v * length).sum(), rel=1e-12)
+    np.testing.assert_allclose(found.directions, (y / np.where(length > 0, length, 1)[:, None] * v[:, None]).sum(0), rtol=1e-11, atol=1e-8)
+
+
+def test_small_singular_values_are_as_exact_as_the_docstring_says():
+    rng = np.random.default_rng(6)
+    size = np.array([1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6])
+    x = np.linalg.qr(rng.normal(size=(20_000, 6)))[0] * size @ np.linalg.qr(rng.normal(size=(6, 6)))[0]
+    error = np.abs(gram(x).singular_values(centred=False) / np.linalg.svd(x, compute_uv=False) - 1)
+    assert (error <= 1e-15 / size**2 + 1e-14).all(), error
+
+
+def test_a_table_is_summed_up_without_a_copy_of_it():
+    x = np.random.default_rng(7).normal(1, 1, (400_000, 16)).astype(np.float32)  # 26 MB
+    tracemalloc.start()
+    gram(x)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4e6
 
 
 # ---------------------------------------------------------------------- UnitActivity
