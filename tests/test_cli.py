@@ -140,3 +140,6 @@ def load():
     overlap = report.find("data.split_overlap")
     assert overlap[0].verdict.value in ("FAIL", "WARN")  # the same table on both sides is one copied row for each
     assert report.find("features.unused")
+    told = recspect("doctor", "--subject", f"{scored / 'mine.py'}:load", "--eval", scored / "scored.parquet", "--schema", scored / "mine.toml")
+    assert told.returncode == 0, told.stderr
+    assert "completeness" in told.stdout

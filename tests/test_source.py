@@ -12,9 +12,13 @@ import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 
+from recspect.diagnosis import source_files
 from recspect.diagnosis.batch import Batch, Categorical, Ragged, concatenate, hash_rows
+from recspect.diagnosis.runners.local import tally
+from recspect.diagnosis.slice import ALL
 from recspect.diagnosis.source import Source, read, require_columns
 from recspect.diagnosis.source_frames import LazyEngine, LazyPolars
+from recspect.diagnosis.stats.moments import Moments
 from recspect.errors import DataError, UsageError
 
 ROWS = 1_000
@@ -479,6 +483,18 @@ def test_unreadable_csv(tmp_path):
 def test_two_columns_of_one_name():
     with _raises("columns of the same name: 'a'", "rename"):
         read(pa.table([[1], [2]], names=["a", "a"]))
+
+
+def test_a_late_line_of_another_type_in_a_csv_whose_types_come_from_a_sample(tmp_path, monkeypatch):
+    monkeypatch.setattr(source_files, "SNIFFED_BYTES", 0)
+    path = tmp_path / "late.csv"
+    path.write_text("user,score\n" + "17,0.5\n" * 1_100_000 + "oops,x\n")
+    source = read(path)
+    keys = [(ALL, Moments(column="score"))]
+    for ask in (lambda: sum(batch.rows for batch in source.batches()), lambda: tally(source, keys), lambda: tally(source, keys, pushdown=False),
+                lambda: sum(batch.rows for batch in read(source, sql="SELECT user, score FROM data").batches())):
+        with pytest.raises(DataError, match="Line: 1100002"):
+            ask()
 
 
 def test_yes_and_no_in_a_csv_stay_as_they_are_written(tmp_path):

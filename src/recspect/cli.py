@@ -150,11 +150,13 @@ def send(run: Annotated[Path, typer.Argument(help="run directory")], to: ToOptio
 @app.command()
 def doctor(run: Annotated[Path | None, typer.Argument(help="run directory")] = None,
            subject: Annotated[str, typer.Option(help="file.py:function that returns a torch module or a recspect Subject")] = "",
-           table: Annotated[Path | None, typer.Option("--eval", help="a table to try the model on")] = None) -> None:
+           table: Annotated[Path | None, typer.Option("--eval", help="a table to try the model on")] = None,
+           schema: Annotated[Path | None, typer.Option(help="schema file: names the inputs of a torch module")] = None) -> None:
     """Say how the model reads its fields, and whether attributions of it can be trusted."""
     from recspect.examining.doctor import examine_lookups
 
-    print(examine_lookups(run=run, subject=_subject(subject) if subject else None, table=table))  # noqa: T201 - the answer
+    model = _subject(subject, Schema.read(schema) if schema else None) if subject else None
+    print(examine_lookups(run=run, subject=model, table=table))  # noqa: T201 - the answer
 
 
 @app.command()

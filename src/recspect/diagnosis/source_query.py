@@ -165,9 +165,16 @@ class Relation(Source):
 
 
 def stream(relation: duckdb.DuckDBPyRelation, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
-    """A relation's rows piece by piece. Nothing else may run on its connection meanwhile."""
-    for piece in _project(relation, columns).to_arrow_reader(rows):
-        yield pa.Table.from_batches([piece])
+    """A relation's rows piece by piece. Nothing else may run on its connection meanwhile.
+
+    Raises:
+        duckdb.Error: DuckDB cannot go on, such as at a line of a CSV file that is unlike the lines its types were told from.
+    """
+    try:
+        for piece in _project(relation, columns).to_arrow_reader(rows):
+            yield pa.Table.from_batches([piece])
+    except OSError as error:  # what Arrow makes of an error that DuckDB meets while it streams
+        raise duckdb.Error(str(error)) from error
 
 
 def _project(relation: duckdb.DuckDBPyRelation, columns: Sequence[str]) -> duckdb.DuckDBPyRelation:

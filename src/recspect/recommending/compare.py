@@ -21,6 +21,9 @@ Array = NDArray[Any]
 PRIOR_ROWS = 20.0
 """How many rows at the overall rate are added to each item, so that one lucky row does not make a favourite."""
 
+COMPARED_ITEMS = 10_000
+"""Most items with an interaction for which EASE is fitted beside a model: inverting grows with their cube, and takes about a minute of one core here."""
+
 
 def baseline_columns(train: Batch, batch: Batch, schema: Schema) -> dict[str, NDArray[np.float64]]:
     """Scores of the baselines for each row of `batch`, fitted on `train`; see `Baselines`.
@@ -96,7 +99,7 @@ def fit_baselines(
         train: Training rows with item, label and, for ItemKNN and EASE, user columns.
         schema: Names them.
         item_knn: Other settings than ItemKNN's defaults.
-        ease: Other settings than EASE's defaults (with float32).
+        ease: Other settings than EASE's defaults (with float32, up to `COMPARED_ITEMS` items).
 
     Raises:
         Unavailable: The schema has no item column, or there are no training rows.
@@ -124,7 +127,7 @@ def fit_baselines(
         return Baselines(schema, items, users, rates, rate, absent={"item_knn": reason, "ease": reason})
     fitted: dict[str, Any] = {}
     absent: dict[str, str] = {}
-    for name, baseline in (("item_knn", item_knn or ItemKNN()), ("ease", ease or EASE(precision="float32"))):
+    for name, baseline in (("item_knn", item_knn or ItemKNN()), ("ease", ease or EASE(precision="float32", max_items=COMPARED_ITEMS))):
         try:
             fitted[name] = baseline.fit(user[pairs], item[pairs], n_users=len(users), n_items=len(items))
         except UsageError as error:  # too many items

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import duckdb
+import polars.exceptions
+
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.probe import Probe
 from recspect.diagnosis.slice import ALL, Slice
@@ -109,4 +112,6 @@ def _pushed_down(source: Source, keys: Sequence[Key]) -> dict[Key, object]:
             done[slice_, stat] = stat.pushdown(frame if predicate is None else frame.filter(predicate))[None]
         except NotImplementedError:
             continue
+        except (duckdb.Error, polars.exceptions.PolarsError):  # a file it cannot read on: reading batches will say where and why
+            break
     return done
