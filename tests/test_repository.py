@@ -62,7 +62,7 @@ COMMANDS = {
     "datasets": {"NAME"},
     "demo": {"--dataset", "--epochs", "--no-open", "--open", "--runs"},
     "diagnose": {"RUN", "--eval", "--format", "--out", "--schema", "--slice", "--subject", "--train"},
-    "doctor": {"RUN", "--eval", "--subject"},
+    "doctor": {"RUN", "--eval", "--schema", "--subject"},
     "report": {"RUN", "--format", "--out"},
     "schema init": {"DATA", "--out"},
     "send": {"RUN", "--to"},
