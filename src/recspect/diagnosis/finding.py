@@ -12,11 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.evidence import EVIDENCE_KINDS, Evidence, Line
 from recspect.errors import RunError
+
+if TYPE_CHECKING:
+    from recspect.diagnosis.causes import Cause
 
 FINDINGS_FORMAT = 1
 """Version of the findings JSON; raised when a reader of the old one would misread the new one."""
@@ -143,6 +146,13 @@ class Report:
         known = [finding.verdict for finding in self.findings if finding.verdict is not Verdict.UNKNOWN]
         return max(known, key=lambda verdict: verdict.severity) if known else Verdict.UNKNOWN
 
+    @property
+    def causes(self) -> tuple[Cause, ...]:
+        """What most likely lies behind the findings, most certain first (`recspect.diagnosis.causes`)."""
+        from recspect.diagnosis.causes import causes_of
+
+        return causes_of(self.findings)
+
     def with_verdict(self, *verdicts: Verdict) -> tuple[Finding, ...]:
         """The findings that have one of these verdicts, ranked."""
         return tuple(finding for finding in self.ranked if finding.verdict in verdicts)
@@ -160,6 +170,7 @@ class Report:
             "verdict": self.verdict.value,
             "counts": {v.value: sum(f.verdict is v for f in self.findings) for v in Verdict},
             "findings": [_plain(finding) | {"severity": round(finding.severity, 4)} for finding in self.ranked],
+            "causes": [_plain(cause) for cause in self.causes],
             "overview": [_plain(evidence) for evidence in self.overview],
             "provenance": _plain(dict(self.provenance)),
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,23 +114,40 @@ def examine_run(folder: str | Path, *, data: Any = None, slices: Sequence[Slice]
     if tables.fingerprint != run.record["data_fingerprint"]:
         raise RunError(f"run {run.id} was trained on other data: fingerprint {run.record['data_fingerprint']}, "
                        f"this data has {tables.fingerprint}", hint="give the same rows in the same order")
-    subject = subject_of(run)
-    epochs = {figures["epoch"]: subject if figures["epoch"] == run.best_epoch else subject.with_model(run.load_model(figures["epoch"]))
+    report = report_of_run(run, tables, slices=slices, sample_rows=sample_rows, say=say)
+    write_bytes(Path(folder) / "findings.json", report.to_json().encode())
+    write(report, Path(folder) / "report.html")
+    return report
+
+
+def report_of_run(run: Run, tables: Tables, *, epoch: int | str = "best", spoil: Callable[[Any], None] | None = None, slices: Sequence[Slice] = (),
+                  sample_rows: int = 20_000, say: Say = lambda _: None) -> Report:
+    """Examine a run's model on these rows; nothing is written.
+
+    Args:
+        run: An open run with a finished epoch.
+        tables: Its rows, or others of the same columns.
+        epoch: Which epoch's model.
+        spoil: Done to the model first, to see what a faulty export would be told (`recspect.exam`).
+        slices, sample_rows, say: As for `examine_run`.
+    """
+    subject = subject_of(run, epoch)
+    if spoil is not None:
+        spoil(subject.model)
+    kept = run.best_epoch if epoch == "best" else epoch
+    epochs = {figures["epoch"]: subject if figures["epoch"] == kept else subject.with_model(run.load_model(figures["epoch"]))
               for figures in run.epochs}
     say("making lists")
     lists = lists_of(subject, tables.train, tables.test, run)
     steps = run.steps()
-    report = examine(subject, tables.test, run.schema, reference=tables.train, slices=slices,
-                     epochs=epochs if len(epochs) > 1 else None, steps=steps if steps.num_rows else None, lists=lists,
-                     trained=as_trained(subject, run), sample_rows=sample_rows, title=run.schema.name or run.id, say=say,
-                     provenance={"run": run.id, "created": run.record.get("created"), "command": run.record.get("command"),
-                                 "data": run.record["data"], "data_fingerprint": tables.fingerprint,
-                                 "seeds": [run.config.seed], "split": dict(tables.split), "best_epoch": run.best_epoch,
-                                 "rows": {"train": tables.train.rows, "validation": tables.validation.rows,
-                                          "test": tables.test.rows}})
-    write_bytes(Path(folder) / "findings.json", report.to_json().encode())
-    write(report, Path(folder) / "report.html")
-    return report
+    return examine(subject, tables.test, run.schema, reference=tables.train, slices=slices,
+                   epochs=epochs if len(epochs) > 1 else None, steps=steps if steps.num_rows else None, lists=lists,
+                   trained=as_trained(subject, run), sample_rows=sample_rows, title=run.schema.name or run.id, say=say,
+                   provenance={"run": run.id, "created": run.record.get("created"), "command": run.record.get("command"),
+                               "data": run.record["data"], "data_fingerprint": tables.fingerprint,
+                               "seeds": [run.config.seed], "split": dict(tables.split), "best_epoch": run.best_epoch,
+                               "rows": {"train": tables.train.rows, "validation": tables.validation.rows,
+                                        "test": tables.test.rows}})
 
 
 def lists_of(subject: TorchSubject, train: Batch, test: Batch, run: Run) -> Batch | None:

@@ -97,9 +97,10 @@ def fingerprint(batch: Batch, schema: Schema) -> str:
 
 
 def _read(table: Table, schema: Schema) -> Batch:
-    """The columns that training reads, and those by which a run is examined: user, item and request need not be fields."""
+    """The columns that training reads, and those by which a run is examined, where they are there: roles need not be fields."""
     needed = [*schema.field_names, schema.label.name, *([schema.time] if schema.time else [])]
-    units = [name for name in (schema.user, schema.item, schema.request) if name is not None]
+    roles = (schema.user, schema.item, schema.request, schema.position, schema.propensity, schema.arm)
+    units = [name for name in roles if name is not None]
     if isinstance(table, Batch):
         batch = table.select(list(dict.fromkeys([*needed, *(name for name in units if name in table)])))
     else:

@@ -1,0 +1,148 @@
+"""The rules by which findings are read together, in the order in which things flow: see `causes` and docs/causes.md."""
+
+from __future__ import annotations
+
+from recspect.diagnosis.causes import Rule, Sign
+from recspect.diagnosis.finding import Finding, Remedy, Verdict
+
+
+def _above(finding: Finding) -> bool:
+    """Its number is above the neutral value."""
+    return finding.estimate is not None and finding.estimate.value > finding.neutral
+
+
+def _below(finding: Finding) -> bool:
+    """Its number is below the neutral value."""
+    return finding.estimate is not None and finding.estimate.value < finding.neutral
+
+
+def _new_values(finding: Finding) -> bool:
+    """A drift that is mostly of values that training never had."""
+    return "never seen in training" in finding.claim or "new in the target" in finding.claim
+
+
+_LEAK = Sign(codes=("data.target_leak",), kind="field")
+_OVERLAP = Sign(codes=("data.split_overlap",), where=lambda finding: "repeat" not in finding.claim)
+_REPEATS = Sign(codes=("data.split_overlap",), where=lambda finding: "repeat" in finding.claim)
+_FUTURE = Sign(codes=("data.time_leak",))
+_DRIFT = Sign(codes=("data.drift",), kind="field")
+_JOINT = Sign(codes=("data.joint_drift",))
+_MISSING = Sign(codes=("data.missing_values",), kind="field")
+_UNTRAINED = Sign(codes=("embeddings.untrained_rows",))
+_IMMATURE = Sign(codes=("data.label_maturity",))
+_CHANGE = Sign(codes=("data.change_point",))
+_ARMS = Sign(codes=("data.sample_ratio",), verdict=Verdict.FAIL)
+_HIGH_RATE = Sign(codes=("training.learning_rate",))
+_BURST = Sign(codes=("training.loss_anomaly",))
+_WORSE_THAN_CONSTANT = Sign(codes=("predictions.normalised_entropy",), verdict=Verdict.FAIL)
+_DEAD = Sign(codes=("training.dead_units",), verdict=Verdict.FAIL)
+_COLLAPSE = Sign(codes=("embeddings.collapse",))
+_ONE_EPOCH = Sign(codes=("training.one_epoch",))
+_OVERFIT = Sign(codes=("training.overfitting",), verdict=Verdict.FAIL)
+_SPURIOUS = Sign(codes=("features.spurious",), kind="field")
+_ONE_FACTOR = Sign(codes=("predictions.negative_sampling",))
+_OFF = Sign(codes=("predictions.calibration",))
+_SLOPE = Sign(codes=("predictions.calibration_slope",), where=_below)
+_GROUP = Sign(codes=("predictions.group_gap",))
+_SLICE = Sign(codes=("predictions.worst_slices",))
+_FLAT_RANKING = Sign(codes=("predictions.ranking_quality",), verdict=Verdict.FAIL)
+
+_QUALITY = ("predictions.calibration", "predictions.calibration_slope", "predictions.normalised_entropy", "predictions.negative_sampling",
+            "predictions.worst_slices", "predictions.group_gap", "predictions.cold_start", "predictions.ranking_quality", "training.overfitting",
+            "data.change_point", "data.label_maturity")
+"""What the predictions on held-out rows say: anything that is wrong with those rows shows there."""
+
+_INSIDE = ("features.disagreement", "features.unused", "features.spurious", "training.dead_units", "training.gradient_flow", "embeddings.collapse",
+           "recommendations.coverage", "recommendations.popularity_bias")
+"""What a model that learned the wrong thing looks like inside, and what it recommends."""
+
+RULES: tuple[Rule, ...] = (
+    Rule(code="sample_ratio_mismatch", claim="Users did not get into the arms of the experiment as they were meant to.", signs=(_ARMS,),
+         remedy=Remedy(code="mend_assignment", text="Do not read the experiment's result; find where users are lost or counted twice in one arm."),
+         verify="The chi-square of the arms is back within chance, by day and by platform."),
+    Rule(code="split_leak", claim="The model was trained on what it is judged on: rows, or the future, of the held-out side are in training.",
+         signs=(Sign(codes=("data.split_overlap", "data.time_leak"), where=lambda finding: "repeat" not in finding.claim and finding.place.kind != "field"),),
+         support=(_OVERLAP, _FUTURE), explains=("training.overfitting",),
+         remedy=Remedy(code="split_by_time", text="Split by time: everything before a moment trains, everything after it judges; remove copied rows first."),
+         verify="No user has a training row after a held-out one, no row is on both sides; the figures fall to an honest level, which is success."),
+    Rule(code="target_leak", claim="{place} says the label because it is known only after the event.", signs=(_LEAK,),
+         support=(Sign(codes=("data.time_leak",), kind="field"),), explains=("training.overfitting", *_INSIDE, "predictions.calibration_slope"),
+         remedy=Remedy(code="drop_field", text="Leave the field out, or rebuild it from what was known before each event; then train again."),
+         verify="AUC falls to what the honest fields reach: a drop is success."),
+    Rule(code="duplicated_rows", claim="Training rows occur several times, so their users and items weigh more than they should.", signs=(_REPEATS,),
+         explains=("training.overfitting", "training.one_epoch", "predictions.calibration", "predictions.calibration_slope"),
+         remedy=Remedy(code="deduplicate", text="Remove repeated events where the log is read, by user, item and time."),
+         verify="No event repeats; the gap between training and held-out rows is smaller."),
+    Rule(code="late_labels", claim="The newest labels are not complete yet: outcomes come later than they are read.", signs=(_IMMATURE,),
+         explains=("predictions.calibration", "predictions.negative_sampling", "predictions.normalised_entropy", "data.change_point",
+                   "predictions.worst_slices", "predictions.cold_start"),
+         remedy=Remedy(code="wait_for_labels", text="Leave out rows younger than the delay of outcomes, or weigh them by the share that has come in."),
+         verify="The newest stretch has as many outcomes as its predictions say."),
+    Rule(code="missing_at_serving", claim="{place} is missing at serving more often than in training.", signs=(_MISSING,), support=(_DRIFT,),
+         explains=("data.drift", "data.joint_drift", *_QUALITY, "embeddings.untrained_rows"),
+         remedy=Remedy(code="mend_pipeline", text="Find the join or service that fails to give the field; train with gaps if they are here to stay."),
+         verify="The share of missing values is that of training again."),
+    Rule(code="new_ids", claim="{place} brings ids that training never saw: the model reads vectors nothing has trained.", signs=(_UNTRAINED,), support=(_DRIFT,),
+         explains=("data.drift", "data.joint_drift", *_QUALITY, "recommendations.coverage"),
+         remedy=Remedy(code="train_unknown", text="Train more often, hide a share of ids in training (`unknown_share`) so that the unknown row is trained, or add "
+                       "fields that describe new ids."),
+         verify="The share of lookups that read untrained rows falls; cold rows are no worse than without the id."),
+    Rule(code="default_value", claim="{place} has values at serving in other shares than in training: a default stands in for what is not found, or the traffic is another.",
+         signs=(_DRIFT,), support=(_JOINT,), explains=("data.joint_drift", *_QUALITY),
+         remedy=Remedy(code="mend_pipeline", text="Compare the most frequent value at serving with the field's default; correct the join or service behind it."),
+         verify="The population stability index is back at its level by chance, and quality with it."),
+    Rule(code="broken_join", claim="{place} belongs to other rows at serving: each field alone looks as in training, together they do not.", signs=(_JOINT,),
+         excluded_by=(_DRIFT, _MISSING), explains=_QUALITY,
+         remedy=Remedy(code="mend_join", text="Compare keys and versions of the join that serves the field with those of training; replay logged requests."),
+         verify="Replayed rows agree with logged ones, and AUC is back."),
+    Rule(code="concept_drift", claim="Outcomes changed at a moment, while the fields look the same: people or the product behave in another way.", signs=(_CHANGE,),
+         excluded_by=(_JOINT,), explains=("predictions.calibration", "predictions.negative_sampling", "predictions.normalised_entropy",
+                                          "predictions.worst_slices", "predictions.cold_start", "data.label_maturity"),
+         remedy=Remedy(code="train_newer", text="Look for what was released or happened then; train on rows after it, and more often."),
+         verify="Residuals after the moment are as before it."),
+    Rule(code="learning_rate", claim="The learning rate is too high: updates are so large that the loss does not fall.",
+         signs=(Sign(codes=("training.learning_rate", "training.loss_anomaly")),), support=(_HIGH_RATE, _BURST, _WORSE_THAN_CONSTANT, _DEAD),
+         explains=("predictions.normalised_entropy", "training.overfitting", "training.one_epoch", *_INSIDE, "predictions.calibration",
+                   "predictions.calibration_slope", "predictions.ranking_quality", "predictions.worst_slices", "predictions.group_gap",
+                   "predictions.negative_sampling", "predictions.cold_start"),
+         remedy=Remedy(code="lower_learning_rate", text="Lower the learning rate by ten, or warm it up; clip gradients."),
+         verify="The size of updates is about a thousandth of the weights, and the loss falls, over three seeds."),
+    Rule(code="dead_layer", claim="Layer {place} is dead: what its units should carry never reaches the output.", signs=(_DEAD,),
+         explains=("training.gradient_flow", "predictions.calibration", "predictions.calibration_slope", "features.disagreement", "features.unused",
+                   "recommendations.coverage", "predictions.negative_sampling", "predictions.normalised_entropy", "predictions.ranking_quality"),
+         remedy=Remedy(code="revive_layer", text="Lower the learning rate or warm it up, use SiLU or leaky ReLU, initialise anew; check the exported biases."),
+         verify="Units fire on some rows, and the layer's share of the contributions is above zero."),
+    Rule(code="embedding_collapse", claim="The vectors of {place} use few of their dimensions.", signs=(_COLLAPSE,),
+         explains=("recommendations.coverage", "predictions.calibration", "predictions.calibration_slope", "predictions.ranking_quality",
+                   "predictions.normalised_entropy", "features.disagreement"),
+         remedy=Remedy(code="fewer_dimensions", text="Narrower vectors, less weight decay on the table, or several smaller tables; check the exported table."),
+         verify="The effective rank is near that of a random table, at no loss of quality, at two widths."),
+    Rule(code="spurious_field", claim="{place} moves the scores without helping: the model learned its values by heart.", signs=(_SPURIOUS,),
+         explains=("training.overfitting", "training.one_epoch", "predictions.calibration", "predictions.calibration_slope", "features.disagreement"),
+         remedy=Remedy(code="drop_field", text="Leave the field out, group its rare values, or regularise its table."),
+         verify="Held-out loss falls without the field, over several seeds."),
+    Rule(code="memorisation", claim="The model learned training rows by heart: each further pass makes it worse on new ones.",
+         signs=(Sign(codes=("training.one_epoch", "training.overfitting")),), support=(_ONE_EPOCH, _OVERFIT, _SLOPE),
+         explains=("predictions.calibration", "predictions.calibration_slope", "predictions.normalised_entropy", "embeddings.collapse", "features.disagreement"),
+         remedy=Remedy(code="stop_earlier", text="Keep the model of the best epoch, which may be the first; regularise the tables of rare ids."),
+         verify="The gap between training and held-out rows shrinks, and held-out loss falls."),
+    Rule(code="sampled_negatives", claim="Negatives were sampled for training and the scores not corrected: all odds are off by one factor.",
+         signs=(Sign(codes=("predictions.negative_sampling",), where=_above),), support=(_OFF,), excluded_by=(_JOINT,), explains=("predictions.calibration",
+                   "predictions.normalised_entropy", "predictions.worst_slices", "predictions.cold_start"),
+         remedy=Remedy(code="correct_sampling", text="Correct with p / (p + (1 - p) / rate), or fit the intercept on a fresh, complete slice."),
+         verify="Predicted over observed positives is 1 on complete rows; AUC does not change."),
+    Rule(code="prior_shift", claim="The rate of positives is another than in training, and nothing else changed.", signs=(_OFF,), excluded_by=(_JOINT,),
+         support=(_ONE_FACTOR,), explains=("predictions.negative_sampling", "predictions.normalised_entropy", "predictions.worst_slices",
+                                           "predictions.cold_start"),
+         remedy=Remedy(code="recalibrate", text="Fit the intercept anew on fresh complete rows; train on newer rows."),
+         verify="Predicted over observed positives is 1 again."),
+    Rule(code="nothing_learned", claim="The scores say no more than a constant: the labels have nothing to do with the rows, or training failed.",
+         signs=(Sign(codes=("predictions.normalised_entropy", "predictions.ranking_quality")),), explains=(*_QUALITY, *_INSIDE),
+         remedy=Remedy(code="check_labels", text="Check that labels were joined to their own rows; then the learning rate, and whether fields reach the model."),
+         verify="A logistic regression on the same rows beats the base rate."),
+    Rule(code="bad_slice", claim="Predictions are worse in {place} than elsewhere.", signs=(Sign(codes=("predictions.group_gap", "predictions.worst_slices")),),
+         support=(_GROUP, _SLICE), excluded_by=(_JOINT,), explains=("predictions.worst_slices", "predictions.group_gap"),
+         remedy=Remedy(code="mend_slice", text="Compare the slice's rows field by field with the others: a defect of its data, or too few of its rows in training."),
+         verify="The slice's loss comes down, and no other slice's goes up."),
+)
+"""Every rule, upstream first."""
