@@ -55,7 +55,7 @@ CODES = frozenset({
     "predictions.worst_slices",
     "recommendations.coverage", "recommendations.policy_support", "recommendations.popularity_bias",
     "training.dead_units", "training.gradient_flow", "training.learning_rate", "training.loss_anomaly", "training.membership_inference",
-    "training.memorisation", "training.one_epoch", "training.overfitting",
+    "training.memorisation", "training.one_epoch", "training.overfitting", "training.saturation",
 })
 
 COMMANDS = {

@@ -18,7 +18,8 @@ Columns that probes add and that stats may ask for (all begin with '@'):
                                 this and the two above carry its name: @conductance:f:l:epoch-1
     @flow_error @flow_explained how far the contributions behind the flows are from the logit's difference, and its size, per row
     @completeness_error @explained
-    @activation:l               activations of layer l, a matrix; @gradient_norm:l its loss gradient per row
+    @activation:l               activations of layer l, a matrix; @gradient_norm:l its loss gradient per row; @squashed:l what its
+                                sigmoid or tanh was given, a matrix
     @row:f                      table row(s) that field f reads
     @embedding:f @uses:f        one row per table row: its vector, and how often training read it
     @step @epoch @series @place @value     training internals (read with the stat `Series`)

@@ -28,6 +28,7 @@ _ACTIVATIONS: dict[Callable[..., Any], str] = {
     torch.tanh: "tanh", Tensor.tanh: "tanh", F.tanh: "tanh", torch.sigmoid: "sigmoid", Tensor.sigmoid: "sigmoid",
     F.sigmoid: "sigmoid",
 }
+_SQUASHING = {"sigmoid", "tanh"}
 _DIRECT = {F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm, torch.einsum, torch.addmm,
            Tensor.t, torch.t, Tensor.transpose, torch.transpose, Tensor.T.__get__, Tensor.mT.__get__}
 PIECEWISE_LINEAR = {"relu", "relu6", "leaky_relu", "hardtanh", "hardswish", "prelu"}
@@ -64,6 +65,7 @@ class Trace:
         output: What the model returned, flattened to [B].
         logit: Argument of the last sigmoid where its result is the output, else None; shape [B].
         activations: (name, tensor [B, ...]) of every activation function's result, in the order of the calls.
+        squashed: Name of an activation of a sigmoid or tanh to its argument.
         direct_reads: Names of looked-up tables that a matrix product also reads directly.
         functions: Names of the activation functions seen.
     """
@@ -72,6 +74,7 @@ class Trace:
     output: Tensor = field(default_factory=lambda: torch.empty(0))
     logit: Tensor | None = None
     activations: list[tuple[str, Tensor]] = field(default_factory=list)
+    squashed: dict[str, Tensor] = field(default_factory=dict)
     direct_reads: list[str] = field(default_factory=list)
     functions: list[str] = field(default_factory=list)
 
@@ -110,7 +113,10 @@ class _Recorder(TorchFunctionMode):
         if func in _ACTIVATIONS and isinstance(result, Tensor):
             self.trace.functions.append(_ACTIVATIONS[func])
             if self.keep_activations and result.is_floating_point() and result.dim() >= 2 and result.shape[-1] > 1:
-                self.trace.activations.append((self._place(_ACTIVATIONS[func]), result))
+                name = self._place(_ACTIVATIONS[func])
+                self.trace.activations.append((name, result))
+                if _ACTIVATIONS[func] in _SQUASHING:
+                    self.trace.squashed[name] = args[0] if args else kwargs["input"]
         elif func in _DIRECT:
             for argument in args:
                 if isinstance(argument, Tensor) and (name := self._table(argument)) is not None:
@@ -243,7 +249,7 @@ def run(forward: Callable[[], Tensor], names: dict[int, str], stack: list[str], 
         if result.numel() == trace.output.numel() and torch.equal(result.detach().reshape(-1), trace.output.detach()):
             trace.logit = argument.reshape(-1)
             if trace.activations and trace.activations[-1][1] is result:
-                trace.activations.pop()
+                trace.squashed.pop(trace.activations.pop()[0], None)
             if trace.functions and trace.functions[-1] == "sigmoid":
                 trace.functions.pop()
     return trace

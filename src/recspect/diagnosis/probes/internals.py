@@ -56,8 +56,10 @@ class ScoreProbe(Probe):
 class InternalsProbe(Probe):
     """Adds `@activation:layer` (matrix [B, units]) and `@gradient_norm:layer` ([B]) for every activation layer.
 
+    Where the function is a sigmoid or tanh, its argument is added too: `@squashed:layer` ([B, units]).
+
     The gradient is that of the row's loss by the layer's activations, over the square root of the number of units, so that layers of
-    different widths compare. Sequences inside a layer ([B, L, units]) are averaged over L.
+    different widths compare. Sequences inside a layer ([B, L, units]) are averaged over L; their arguments are not added.
 
     Args:
         subject: The model.
@@ -67,6 +69,7 @@ class InternalsProbe(Probe):
     def __init__(self, subject: TorchSubject, *, label: str | None = "@label") -> None:
         self.subject, self.label = subject, label
         self._layers: tuple[str, ...] | None = None
+        self._squashed: tuple[str, ...] = ()
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -76,7 +79,7 @@ class InternalsProbe(Probe):
     @property
     def adds(self) -> tuple[str, ...]:
         kinds = ("activation", "gradient_norm") if self.label else ("activation",)
-        return tuple(f"@{kind}:{layer}" for kind in kinds for layer in self.layers)
+        return (*(f"@{kind}:{layer}" for kind in kinds for layer in self.layers), *(f"@squashed:{layer}" for layer in self._squashed))
 
     def find_layers(self, sample: Batch) -> tuple[str, ...]:
         """Run one batch to learn the names of the layers."""
@@ -95,6 +98,9 @@ class InternalsProbe(Probe):
             layers = [(name, tensor) for name, tensor in trace.activations if tensor.shape[0] == batch.rows]
             self._layers = tuple(name for name, _ in layers)
             columns: dict[str, Column] = {f"@activation:{name}": _per_row(tensor.detach()).numpy() for name, tensor in layers}
+            squashed = {name: trace.squashed[name] for name, tensor in layers if name in trace.squashed and tensor.dim() == 2}
+            self._squashed = tuple(squashed)
+            columns |= {f"@squashed:{name}": tensor.detach().float().numpy() for name, tensor in squashed.items()}
             if self.label and layers and trace.additive.requires_grad:
                 y = torch.tensor(batch.numbers(self.label), dtype=torch.float32)  # a copy: columns may be read-only
                 out = trace.additive
