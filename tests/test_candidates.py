@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from candidate_models import SASRec, TwoTower, candidates_batch, train_sasrec, train_two_tower, users_batch
+from _candidate_networks import SASRec, TwoTower, candidates_batch, train_sasrec, train_two_tower, users_batch
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.probes.attribution import integrated_gradients, mean_baseline, other_rows, unknown_baseline
 from recspect.diagnosis.probes.attribution.candidates import candidate_attributions

@@ -1,4 +1,7 @@
-"""Models whose score is a dot product: a two-tower with MLPs, and a causal SASRec of 40 lines; both trained, so that they are not nearly linear."""
+"""Models whose score is a dot product: a two-tower with MLPs, and a causal SASRec of 40 lines; both trained, so that they are not nearly linear.
+
+For bench `candidates`, and in their small sizes for the tests.
+"""
 
 import numpy as np
 import torch
@@ -12,17 +15,19 @@ USERS, ITEMS, AGES, LENGTH = 200, 300, 7, 12
 class TwoTower(nn.Module):
     """User, age band, activity and history on one side, item and category on the other."""
 
-    def __init__(self, activation=nn.SiLU, width=16, out=8, items=ITEMS):
+    def __init__(self, activation=nn.SiLU, width=16, out=8, items=ITEMS, hidden=32):
         super().__init__()
         self.user, self.age = nn.Embedding(USERS, width), nn.Embedding(AGES, width)
         self.item, self.category = nn.Embedding(items, width, padding_idx=0), nn.Embedding(20, width)
-        self.left = nn.Sequential(nn.Linear(3 * width + 1, 32), activation(), nn.Linear(32, out))
-        self.right = nn.Sequential(nn.Linear(2 * width, 32), activation(), nn.Linear(32, out))
+        self.left = nn.Sequential(nn.Linear(3 * width + 1, hidden), activation(), nn.Linear(hidden, out))
+        self.right = nn.Sequential(nn.Linear(2 * width, hidden), activation(), nn.Linear(hidden, out))
 
     def users(self, x):
-        seen = (x["history"] > 0).unsqueeze(-1)
-        history = (self.item(x["history"]) * seen).sum(1) / seen.sum(1).clamp(min=1)
-        return self.left(torch.cat([self.user(x["user"]), self.age(x["age"]), history, x["activity"].to(history)[:, None]], 1))
+        return self.behind(self.user(x["user"]), self.age(x["age"]), self.item(x["history"]), x["activity"], (x["history"] > 0).unsqueeze(-1))
+
+    def behind(self, user, age, history, activity, seen):
+        pooled = (history * seen).sum(1) / seen.sum(1).clamp(min=1)
+        return self.left(torch.cat([user, age, pooled, activity.to(pooled)[:, None]], 1))
 
     def items(self, x):
         return self.right(torch.cat([self.item(x["item"]), self.category(x["category"])], 1))
@@ -48,9 +53,11 @@ class SASRec(nn.Module):
         self.last = nn.LayerNorm(width)
 
     def states(self, history):
-        rows, length = history.shape
-        seen = (history > 0).unsqueeze(-1)
-        x = (self.item(history) * self.item.embedding_dim**0.5 + self.place(torch.arange(length, device=history.device))) * seen
+        return self.behind(self.item(history), (history > 0).unsqueeze(-1))
+
+    def behind(self, vectors, seen):
+        rows, length = vectors.shape[:2]
+        x = (vectors * self.item.embedding_dim**0.5 + self.place(torch.arange(length, device=vectors.device))) * seen
         for k, (qkv, out, feed) in enumerate(zip(self.qkv, self.out, self.feed, strict=True)):
             q, key, value = (part.reshape(rows, length, self.heads, -1).transpose(1, 2) for part in qkv(self.before[2 * k](x)).chunk(3, -1))
             found = nn.functional.scaled_dot_product_attention(q, key, value, is_causal=True)
@@ -82,14 +89,15 @@ def candidates_batch(rows, *, seed=1, items=ITEMS):
     return Batch({"item": item, "category": item % 20})
 
 
-def train_two_tower(model, steps=150):
+def train_two_tower(model, steps=150, length=LENGTH):
     """On clicks that the parity of ids, the age and the likeness of history and item decide."""
     torch.manual_seed(0)
     optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+    items = model.item.num_embeddings
     losses = []
     for _ in range(steps):
         x = {"user": torch.randint(0, USERS, (512,)), "age": torch.randint(0, AGES, (512,)), "activity": torch.rand(512),
-             "history": torch.randint(1, ITEMS, (512, LENGTH)), "item": torch.randint(1, ITEMS, (512,))}
+             "history": torch.randint(1, items, (512, length)), "item": torch.randint(1, items, (512,))}
         x["category"] = x["item"] % 20
         alike = (x["history"] % 5 == (x["item"] % 5)[:, None]).double().mean(1) * 10 - 2
         y = (torch.where(x["age"] > 3, 1.0, -1.0) * torch.where(x["category"] > 9, 1.0, -1.0) + alike > 0).float()
@@ -98,11 +106,11 @@ def train_two_tower(model, steps=150):
     return model.eval()
 
 
-def train_sasrec(model, steps=150, items=ITEMS):
+def train_sasrec(model, steps=150):
     """On sequences in which the next item is the last plus one, or with chance 0.3 the one two before plus seven."""
     torch.manual_seed(0)
     optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
-    length = model.place.num_embeddings
+    items, length = model.item.num_embeddings, model.place.num_embeddings
     losses = []
     for _ in range(steps):
         ids = torch.randint(1, items, (64, length + 1))
