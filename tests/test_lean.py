@@ -13,7 +13,7 @@ installed, so that only doing without it can be held."""
 TORCH_ROOMS = (
     "recspect.features", "recspect.models", "recspect.training", "recspect.diagnosis.probes", "recspect.diagnosis.lookups",
     "recspect.diagnosis.sites", "recspect.diagnosis.observing", "recspect.diagnosis.keras_tensorflow", "recspect.examining.runs", "recspect.examining.embedding_tables",
-    "recspect.examining.permutation", "recspect.examining.shapley", "recspect.examining.interactions",
+    "recspect.examining.shapley", "recspect.examining.interactions",
 )
 """Where importing the module may import torch; everywhere else torch is imported inside functions."""
 
@@ -44,6 +44,21 @@ with tempfile.TemporaryDirectory() as folder:
     assert Report.from_mapping(report.to_mapping()).ranked
 text.render(report)
 verdicts = sorted((f.code, f.place.name, f.verdict.value) for f in report.findings)
+"""
+
+PERMUTE = """
+import numpy as np
+from recspect.diagnosis.subject import ScoreSubject
+from recspect.examining.permutation import permutation_importance
+from recspect.schema import Field, Label, Schema
+
+generator = np.random.default_rng(0)
+table = {"user": generator.integers(0, 300, 2000), "a": generator.random(2000), "b": generator.random(2000)}
+table["click"] = (generator.random(2000) < table["a"]).astype(int)
+schema = Schema(user="user", labels=[Label(name="click")], fields=[Field(name="a"), Field(name="b")])
+subject = ScoreSubject(lambda batch: batch.numbers("a"), fields=["a", "b"])
+found = permutation_importance(subject, table, schema, repeats=2)
+lost = [(one.field, one.importance.value) for one in found.permuted]
 """
 
 BLOCK = """
@@ -79,6 +94,15 @@ def test_examining_a_scored_table_imports_nothing_heavy(examined):
 def test_the_same_verdicts_come_where_nothing_heavy_is_installed(examined):
     without = run(f"{BLOCK.format(blocked=HEAVY)}\nimport json\n{EXAMINE}\nprint(json.dumps(verdicts))")
     assert without == examined[1]
+
+
+def test_fields_of_a_model_of_which_only_scores_can_be_had_are_permuted_without_torch():
+    imported, lost = run(f"import json, sys\n{PERMUTE}\nprint(json.dumps([sorted(set({HEAVY!r}) & set(sys.modules)), lost]))")
+    assert set(imported) <= {"pandas"}
+    assert [name for name, _ in lost] == ["a", "b"]
+    assert lost[0][1] > 0.2
+    assert lost[1][1] == 0
+    assert run(f"{BLOCK.format(blocked=HEAVY)}\nimport json\n{PERMUTE}\nprint(json.dumps(lost))") == lost
 
 
 def test_where_torch_is_missing_the_error_names_the_extra():

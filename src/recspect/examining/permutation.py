@@ -32,7 +32,7 @@ from recspect.diagnosis.runners.local import tally
 from recspect.diagnosis.slice import ALL
 from recspect.diagnosis.source import read
 from recspect.diagnosis.stats.moments import Moments
-from recspect.diagnosis.subject import Subject
+from recspect.diagnosis.subject import Subject, TorchSubject
 from recspect.diagnosis.tally import Tally
 from recspect.errors import UsageError
 from recspect.examining.sampling import all_rows, scope_over
@@ -120,10 +120,7 @@ def permutation_importance(subject: Subject, table: Any, schema: Schema, *, metr
         UsageError: An unknown metric or field, or screening where slopes cannot be had.
         Unavailable: The metric is not defined on these rows.
     """
-    from recspect.diagnosis.subject import TorchSubject
-
-    schema_label = schema.label
-    chosen = metric_named(("auc" if schema_label.kind == "binary" else "rmse") if metric == "auto" else metric)
+    chosen = metric_named(("auc" if schema.label.kind == "binary" else "rmse") if metric == "auto" else metric)
     everything = all_rows(table)
     sample = with_positions(_whole_units(everything, list_column(schema), rows, seed) if chosen.per_unit else sample_of(everything, rows, seed=seed))
     known = subject.sites(sample).fields if isinstance(subject, TorchSubject) else subject.fields

@@ -11,15 +11,18 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recspect.diagnosis.batch import Batch, Column, concatenate
 from recspect.diagnosis.probe import Probe
-from recspect.diagnosis.probes.exchange import Piece, RecordedRows
 from recspect.diagnosis.subject import SCORE_ROWS, Subject, TorchSubject, as_scores
 from recspect.errors import DataError, SubjectError, UsageError, listing
+
+if TYPE_CHECKING:
+    from recspect.diagnosis.probes.exchange import Piece, RecordedRows
 
 POSITION = "@position"
 """Column of the number of a row in the sample, from 0."""
@@ -65,6 +68,9 @@ class PermutedRows:
         self.recorded: RecordedRows | None = None
         known = subject.fields
         if isinstance(subject, TorchSubject):
+            # here, since it needs torch, and models of which only scores can be had do without
+            from recspect.diagnosis.probes.exchange import RecordedRows
+
             known = subject.sites(sample).fields
             try:
                 self.recorded = RecordedRows(subject, sample, whole_passes=whole_passes)
