@@ -1,7 +1,6 @@
 """Attributions equal closed forms, other tools' recorded values and a float64 loop; their error bounds are truthful; memory is bounded."""
 
-import subprocess
-import sys
+import itertools
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ from recspect.diagnosis.probes.attribution import (
     unknown_baseline,
 )
 from recspect.diagnosis.probes.attribution.kinks import Cells
-from recspect.diagnosis.probes.attribution.quadrature import clenshaw_curtis, edges, levels
+from recspect.diagnosis.probes.attribution.quadrature import clenshaw_curtis, edges
 from recspect.diagnosis.subject import TorchSubject
 from recspect.errors import SubjectError, UsageError
 
@@ -120,7 +119,6 @@ def test_nodes_of_the_rules():
     assert (nodes.tolist(), weights.tolist()) == ([0, 0.5, 1], [0.25, 0.5, 0.25])
     nodes, weights = clenshaw_curtis(2)
     assert weights == pytest.approx([1 / 6, 4 / 6, 1 / 6])  # Simpson
-    assert list(levels(65)) == [1, 2, 4, 8, 16, 32, 64]
     for intervals in (1, 2, 4, 8, 16, 32):
         coarse, weights = clenshaw_curtis(intervals)
         fine = clenshaw_curtis(2 * intervals)[0]
@@ -171,6 +169,13 @@ def test_one_hidden_layer_is_exact_with_two_points(activation):
 FIELDS, IDS, WIDTH, ROWS = 6, 60, 8, 256
 
 
+class Maximum(nn.Module):
+    """A ReLU in words that are not told from other functions of two tensors."""
+
+    def forward(self, z):
+        return torch.maximum(z, z.new_zeros(()))
+
+
 class Deep(nn.Module):
     def __init__(self, activation):
         super().__init__()
@@ -203,8 +208,8 @@ def trained(activation, steps=250):
     return TorchSubject(model.eval(), fields=list(batch)), batch
 
 
-def truth(subject, batch, points=800):
-    """A plain loop over midpoints in float64, shape (B, F)."""
+def truth(subject, batch, points=6_000):
+    """A plain loop over midpoints in float64, shape (B, F). With ReLU 800 points are off by 0.02%, as much as the smallest bounds."""
     state = subject.model.state_dict()
     model = Deep(type(subject.model.mlp[1])).double()
     model.load_state_dict(state)
@@ -259,15 +264,25 @@ def test_rows_that_do_not_converge_are_named(relu_network):
     subject, batch, true = relu_network
     found = integrated_gradients(subject, batch, tolerance=1e-4, maximum_points=9)
     assert not bool(found.converged.all())
-    assert int(found.points.max()) <= 2 + 4 + 8  # where kinks are averaged, a finer rule evaluates its points anew
+    assert set(found.points.tolist()) == {9}
     hard = ~found.converged
     assert float((matrix(found) - true).abs().sum(1)[hard].mean()) > float((matrix(found) - true).abs().sum(1)[~hard].sum())
 
 
-def test_smooth_networks_reuse_points(smooth_network):
-    subject, batch, _ = smooth_network
-    found = integrated_gradients(subject, batch, tolerance=1e-4)
-    assert set(found.points.tolist()) <= {3, 5, 9, 17}
+def test_smooth_networks_need_three_points_of_most_rows(smooth_network):
+    subject, batch, true = smooth_network
+    found = integrated_gradients(subject, batch, tolerance=0.01)
+    assert set(found.points.tolist()) <= {3, 9}
+    assert float((found.points == 3).double().mean()) > 0.5
+    assert bool((found.bound >= (matrix(found) - true).abs().sum(1)).all())
+
+
+def test_a_kink_that_is_not_averaged_is_not_taken_for_a_smooth_path():
+    subject, batch = trained(Maximum)
+    true = truth(subject, batch)
+    found = integrated_gradients(subject, batch, tolerance=0.01, maximum_points=129)
+    assert float((found.bound >= (matrix(found) - true).abs().sum(1)).double().mean()) >= 0.9
+    assert float((found.points == 3).double().mean()) < 0.05
 
 
 def test_a_fixed_number_of_steps_claims_nothing(smooth_network):
@@ -468,39 +483,57 @@ def test_settings_out_of_range_are_told(smooth_network):
     assert integrated_gradients(subject, batch.take(slice(0, 0))).score.shape == (0,)
 
 
-PEAK = """
-import resource, sys
-import numpy as np, torch
-from torch import nn
-from recspect.diagnosis.batch import Batch
-from recspect.diagnosis.probes.attribution import integrated_gradients
-from recspect.diagnosis.subject import TorchSubject
-
 class Wide(nn.Module):
-    def __init__(self):
+    """Tables of a few rows before layers of some thousand units; `odd` holds tensors that no backward pass saves."""
+
+    def __init__(self, *, fields=1, width=256, hidden=2048, layers=1, odd=False):
         super().__init__()
-        self.t = nn.Embedding(100, 256)
-        self.mlp = nn.Sequential(nn.Linear(256, 2048), nn.ReLU(), nn.Linear(2048, 1))
+        self.tables = nn.ModuleList(nn.Embedding(50, width) for _ in range(fields))
+        sizes = [fields * width] + [hidden] * layers
+        self.mlp = nn.Sequential(*(part for a, b in itertools.pairwise(sizes) for part in (nn.Linear(a, b), nn.ReLU())), nn.Linear(hidden, 1))
+        self.odd = odd
+
     def forward(self, x):
-        return self.mlp(self.t(x["a"])).squeeze(1)
-
-torch.set_num_threads(1)
-subject = TorchSubject(Wide(), fields=["a"])
-batch = Batch({"a": np.random.default_rng(0).integers(0, 100, 20_000)})
-integrated_gradients(subject, batch.take(slice(0, 4)), steps=4)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-integrated_gradients(subject, batch, steps=int(sys.argv[1]), chunk_rows=100_000, budget_mib=float(sys.argv[2]))
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
-"""
+        v = torch.cat([table(ids) for table, ids in zip(self.tables, x.values(), strict=True)], 1)
+        if self.odd:
+            v = v + torch.stack([v.detach()] * 12).mean(0) * 0
+        return self.mlp(v).squeeze(1)
 
 
-def peak_mib(steps, budget_mib):
-    done = subprocess.run([sys.executable, "-c", PEAK, str(steps), str(budget_mib)], capture_output=True, text=True, check=True)
-    return float(done.stdout)
+def peak_mib(call):
+    """The most that the allocator had given out at a time since the call began, in MiB, as torch's profiler saw it."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    now = peak = 0
+    for event in sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            peak = max(peak, now)
+    return peak / 2**20
 
 
-def test_memory_stays_within_the_budget_whatever_the_number_of_points():
-    # without a budget one pass over 20,000 rows and 4 points would hold 20,000 * 4 * (256 * 3 + 2048 * 2) * 4 bytes = 1.5 GiB, over 24 points 9 GiB
-    slack = 160  # what the libraries map on first use, the allocator, the result
-    assert peak_mib(4, 32) < 32 + slack
-    assert peak_mib(24, 32) < 32 + slack
+@pytest.mark.parametrize("budget_mib", [4, 16])
+@pytest.mark.parametrize(("rows", "settings", "model"), [
+    (3_000, {"steps": 4}, {}),
+    (500, {"steps": 24}, {}),
+    (50, {"steps": 300}, {}),
+    (500, {"steps": 300, "rule": "gauss_legendre"}, {"width": 32, "hidden": 64}),
+    (50_000, {"steps": 4}, {"width": 8, "hidden": 16}),
+    (500, {"steps": 8}, {"fields": 12, "width": 64, "hidden": 512, "layers": 4}),
+    (500, {"steps": 8, "label": True}, {"fields": 12, "width": 64, "hidden": 256}),
+    (500, {"tolerance": 0.01}, {"fields": 12, "width": 64, "hidden": 512, "layers": 3}),
+    (500, {"steps": 8}, {"fields": 4, "width": 512, "hidden": 64, "odd": True}),
+])
+def test_memory_stays_within_the_budget_whatever_the_points_the_rows_and_the_model(rows, settings, model, budget_mib):
+    torch.manual_seed(0)
+    wide = Wide(**model)
+    names = [f"f{k}" for k in range(len(wide.tables))]
+    subject = TorchSubject(wide, fields=names, sample_rows=8)
+    r = np.random.default_rng(0)
+    batch = Batch({name: r.integers(0, 50, rows) for name in names})
+    if settings.pop("label", False):
+        settings = {**settings, "label": r.integers(0, 2, rows).astype(float)}
+    peak = peak_mib(lambda: integrated_gradients(subject, batch, **settings, chunk_rows=10**9, budget_mib=budget_mib))
+    result = 2 * rows * (len(names) + 8) * 8 / 2**20  # in parts, and joined
+    assert peak - result < budget_mib
+    assert peak > 0.3 * budget_mib  # a budget is there to be used: small passes are slow

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from recspect.diagnosis.batch import Batch
@@ -43,7 +44,7 @@ class Baseline:
         """Whether it is the same for every row, as values of lookups."""
         return self.rows is None and not self.ids
 
-    def take(self, rows: slice) -> Baseline:
+    def take(self, rows: slice | NDArray[np.int64]) -> Baseline:
         """The part for some of the rows to explain."""
         return self if self.rows is None else Baseline(self.name, self.lookups, self.dense, self.rows.take(rows), self.ids)
 

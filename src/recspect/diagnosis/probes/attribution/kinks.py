@@ -14,14 +14,17 @@ Rescale rule (Shrikumar et al. 2017); here it is applied per cell of the path, w
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from recspect.diagnosis.subject import TorchSubject
 
 Slope = float | Tensor
 Kinks = tuple[tuple[float, Slope], ...]
@@ -80,18 +83,34 @@ _IN_PLACE = {torch.relu_, Tensor.relu_, F.relu_, F.leaky_relu_, F.hardtanh_}
 _INPLACE_POSITION = {F.relu: 1, F.relu6: 1, F.leaky_relu: 2, F.hardtanh: 3, F.hardsigmoid: 1}
 
 
+class Scratch:
+    """Memory that is used again and again: fresh memory costs several times what is computed in it."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[Any, Tensor] = {}
+
+    def like(self, tensor: Tensor, count: int) -> tuple[Tensor, ...]:
+        """Tensors of a shape, with what was left in them; valid until the next call."""
+        key, size = (tensor.dtype, tensor.device), tensor.numel()
+        if key not in self._buffers or self._buffers[key].numel() < count * size:
+            self._buffers.pop(key, None)
+            self._buffers[key] = tensor.new_empty(count * size)
+        return tuple(self._buffers[key][k * size:(k + 1) * size].view(tensor.shape) for k in range(count))
+
+
 class Cells:
     """Where n nodes and their cells lie, as the weights that averaging needs.
 
     Args:
         nodes: Increasing, shape (n,), n at least 2.
         edges: Ends of the cells, shape (n + 1,); node k lies in [edges[k], edges[k + 1]].
+        scratch: Memory to work in, which other cells may use, too; default its own.
     """
 
-    def __init__(self, nodes: NDArray[np.float64], edges: NDArray[np.float64]) -> None:
+    def __init__(self, nodes: NDArray[np.float64], edges: NDArray[np.float64], scratch: Scratch | None = None) -> None:
         gaps, widths = np.diff(nodes), np.diff(edges)
         self.count = len(nodes)
-        self._buffers: dict[Any, tuple[Tensor, ...]] = {}
+        self._scratch = scratch or Scratch()
         where = (edges[1:-1] - nodes[:-1]) / gaps  # of each inner edge between its two nodes, 0 to 1
         right, left = (edges[1:-1] - nodes[:-1]) / widths[:-1], (nodes[1:] - edges[1:-1]) / widths[1:]  # shares of the cells on either side of it
         self.first, self.last = float((nodes[0] - edges[0]) / widths[0]), float((edges[-1] - nodes[-1]) / widths[-1])
@@ -113,7 +132,7 @@ class Cells:
 
         share = torch.empty_like(z, memory_format=torch.contiguous_format).copy_(along(self._constant))
         a, b = z[:-1], z[1:]
-        rising, q, part = self._work(a)
+        rising, q, part = self._scratch.like(a, 3)
         torch.sub(b, a, out=part)
         torch.div(a, part.abs_().clamp_min_(torch.finfo(z.dtype).tiny), out=q)
         if self.first:  # backwards, what falls later comes from above; a unit that stays at 0 does neither
@@ -130,13 +149,6 @@ class Cells:
             torch.add(q[-1], rising[-1], alpha=2 + self.after, out=part[-1]).clamp_(1, 1 + self.after)
             share[-1].add_(part[-1], alpha=self.last / self.after)
         return share
-
-    def _work(self, like: Tensor) -> tuple[Tensor, ...]:
-        """Buffers of a shape, kept for the next activation of that shape: fresh memory costs several times what is computed in it."""
-        key = (like.shape, like.dtype, like.device)
-        if key not in self._buffers:
-            self._buffers[key] = tuple(torch.empty_like(like, memory_format=torch.contiguous_format) for _ in range(3))
-        return self._buffers[key]
 
 
 class _Averaged(torch.autograd.Function):
@@ -205,6 +217,18 @@ class AveragedKinks(TorchFunctionMode):
         named = {name: value for name, value in kwargs.items() if name not in ("inplace", "input")}
         plain = _out_of_place(func)
         return _Averaged.apply(z, lambda value: plain(value, *rest, **named), shape, self.cells, in_place)
+
+
+def averaging(subject: TorchSubject, mode: AveragedKinks) -> TorchSubject:
+    """The subject with its kinks averaged: the model runs inside the mode, the recorder outside, whose own calls would otherwise pass through the mode."""
+    inside = copy(subject)
+
+    def forward(model: nn.Module, inputs: Any) -> Tensor:
+        with mode:
+            return subject.forward(model, inputs)
+
+    inside.forward = forward
+    return inside
 
 
 def _out_of_place(func: Callable[..., Any]) -> Callable[..., Any]:

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recspect.diagnosis.batch import Batch
-from recspect.diagnosis.lookups import Lookup, require_gradient
+from recspect.diagnosis.lookups import Lookup, loss_slope, require_gradient
 from recspect.diagnosis.probes.attribution.baselines import Baseline
-from recspect.diagnosis.probes.attribution.kinks import AveragedKinks, Cells
+from recspect.diagnosis.probes.attribution.kinks import AveragedKinks, Cells, Scratch, averaging
 from recspect.diagnosis.sites import Site, Sites, check_same, input_tensors
 from recspect.diagnosis.subject import TorchSubject
 from recspect.errors import SubjectError
@@ -33,8 +33,7 @@ class Layout:
     Args:
         per_row: Per lookup, whether its output grows with the rows (a table of positions does not).
         repeatable: Whether the inputs are a dict of tensors that all begin with the rows, so that rows are repeated by tensor; else they are encoded again.
-        point_bytes: What a row holds while a point is evaluated: saved activations, their gradients and averaged slopes, moved lookups and their gradients.
-        row_bytes: What a row holds from its recording on.
+        point_bytes: About what a row holds while a point is evaluated: saved activations, their gradients and averaged slopes, moved lookups and their gradients.
         columns: C.
         kinked: Whether the model has activations whose kinks are averaged.
     """
@@ -42,7 +41,6 @@ class Layout:
     per_row: tuple[bool, ...]
     repeatable: bool
     point_bytes: int
-    row_bytes: int
     columns: int
     kinked: bool
 
@@ -79,7 +77,7 @@ class Layout:
         saved = sum(size for address, size in held.items() if address not in known) // 2
         looked = sum(value.numel() * value.element_size() for value, grows in zip(values, per_row, strict=True) if grows) // 2
         columns = sum(value.numel() // value.shape[-1] for value, grows in zip(values, per_row, strict=True) if grows) // 2 + len(sites.dense)
-        return cls(tuple(per_row), _repeatable(once, twice), max(1, 4 * saved + 4 * looked), max(1, 4 * looked), columns, mode.met > 0)
+        return cls(tuple(per_row), _repeatable(once, twice), max(1, 4 * saved + 4 * looked), columns, mode.met > 0)
 
 
 def _row_by_row(a: Lookup, b: Lookup) -> bool:
@@ -139,13 +137,52 @@ def _groups(values: Sequence[Tensor], begin: Sequence[Tensor | None], sites: Seq
     return groups
 
 
-@dataclass(frozen=True)
-class Points:
-    """Scores at n nodes, shape [n, B], and contributions per column, shape [n, B, C]; how many activations had averaged kinks."""
+def over_nodes(gradients: Sequence[Tensor | None], weights: Tensor) -> list[Tensor | None]:
+    """Gradients [n * B, ...], node by node, summed over the nodes, shape [R, B, ...].
 
-    score: Tensor
+    Gradients are read once and nothing of their size is written: a model that stacks or concatenates its lookups gives gradients that are views of one block of
+    memory, which is summed as a whole, whatever lies in it.
+
+    Args:
+        gradients: None stays None.
+        weights: Shape [R, n], or [R, n, B] where rows differ.
+    """
+    blocks: dict[int, Tensor] = {}
+    found: list[Tensor | None] = []
+    n = weights.shape[1]
+    for gradient in gradients:
+        if gradient is None:
+            found.append(None)
+            continue
+        by_node = gradient.unflatten(0, (n, -1))
+        storage = by_node.untyped_storage()
+        per_node = by_node.stride(0)
+        inside = by_node.storage_offset() + sum((size - 1) * step for size, step in zip(by_node.shape[1:], by_node.stride()[1:], strict=True)) < per_node
+        whole = storage.nbytes() == n * per_node * by_node.element_size() and inside
+        if not whole or (weights.dim() == 3 and by_node.shape[1] * by_node.stride(1) != per_node):
+            found.append(_contracted(by_node.reshape(n, by_node.shape[1], -1), weights).reshape(-1, *by_node.shape[1:]))
+            continue
+        if storage.data_ptr() not in blocks:
+            block = by_node.as_strided((n, by_node.shape[1], per_node // by_node.shape[1]), (per_node, per_node // by_node.shape[1], 1), 0) \
+                if weights.dim() == 3 else by_node.as_strided((n, 1, per_node), (per_node, per_node, 1), 0)
+            blocks[storage.data_ptr()] = _contracted(block, weights)
+        found.append(blocks[storage.data_ptr()].as_strided((len(weights), *by_node.shape[1:]), (per_node, *by_node.stride()[1:]), by_node.storage_offset()))
+    return found
+
+
+def _contracted(block: Tensor, weights: Tensor) -> Tensor:
+    """Sum over n of weights [R, n] or [R, n, B] times block [n, B, S], shape [R, B, S], contiguous."""
+    if weights.dim() == 2:
+        return (weights @ block.flatten(1)).reshape(-1, *block.shape[1:])
+    return torch.bmm(weights.permute(2, 0, 1), block.transpose(0, 1)).transpose(0, 1).contiguous()
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Contributions per column for each of R rules, float64, shape [R, B, C], and those to the loss for the first of them, shape [B, C], or None."""
+
     columns: Tensor
-    averaged: int
+    loss: Tensor | None
 
 
 class Recording:
@@ -227,40 +264,43 @@ class Recording:
         with torch.no_grad():
             return self._scores(np.array([0.0]), slice(0, self.rows)).reshape(-1)
 
-    def evaluate(self, nodes: NDArray[np.float64], edges: NDArray[np.float64] | None = None, rows: NDArray[np.int64] | None = None) -> Points:
-        """Scores and contributions at every node, for all rows or those given.
+    def integrate(self, nodes: NDArray[np.float64], weights: NDArray[np.float64], *, edges: NDArray[np.float64] | None = None,
+                  rows: NDArray[np.int64] | None = None, label: Tensor | None = None) -> Sums:
+        """Contributions, summed over the nodes, for all rows or those given.
 
         Args:
             nodes: Increasing, in [0, 1], shape (n,).
+            weights: Of the nodes, one row per rule, shape (R, n): several rules over the same nodes cost as much as one.
             edges: Ends of the nodes' cells, shape (n + 1,), to average kinks over; None takes derivatives as they are.
             rows: Positions among the recording's rows.
+            label: Of the rows given, to get contributions to the loss by the first rule, too.
         """
         if rows is not None and not self.layout.repeatable:  # what is encoded again may be padded otherwise: all rows or none
-            found = self.evaluate(nodes, edges)
             kept = torch.from_numpy(rows)
-            return Points(found.score[:, kept], found.columns[:, kept], found.averaged)
+            every = None if label is None else label.new_zeros(self.rows).index_put_((kept.to(label.device),), label)
+            found = self.integrate(nodes, weights, edges=edges, label=every)
+            return Sums(found.columns[:, kept], None if found.loss is None else found.loss[kept])
         n, count = len(nodes), self.rows if rows is None else len(rows)
         at_a_time = max(3, self.points_at_a_time)
         together = max(1, at_a_time // n) if self.layout.repeatable else count
         window = n if n <= at_a_time else at_a_time - 2
-        score = self.score.new_empty(n, count)
-        columns = self.score.new_empty(n, count, self.width)
-        averaged = 0
+        sums = torch.zeros(len(weights) + (label is not None), count, self.width, dtype=torch.float64, device=self.score.device)
         cells_of: dict[tuple[int, int], Cells] = {}
+        scratch = Scratch()
         for start in range(0, count, together):
             chosen = slice(start, start + together) if rows is None else torch.from_numpy(rows[start:start + together])
+            mine = slice(start, start + together)
             for low in range(0, n, window):
                 high = min(n, low + window)
                 # a node's cell needs its neighbours, also where these belong to the next window
                 left, right = (max(0, low - 1), min(n, high + 1)) if edges is not None else (low, high)
                 cells = cells_of.get((left, right))
                 if cells is None and edges is not None and right - left > 1:
-                    cells = cells_of.setdefault((left, right), Cells(nodes[left:right], edges[left:right + 1]))
-                values, parts, met = self._gradients(nodes[left:right], chosen, cells)
-                score[low:high, start:start + together] = values[low - left:high - left]
-                columns[low:high, start:start + together] = parts[low - left:high - left]
-                averaged += met
-        return Points(score, columns, averaged)
+                    cells = cells_of.setdefault((left, right), Cells(nodes[left:right], edges[left:right + 1], scratch))
+                own = np.zeros((len(weights), right - left))
+                own[:, low - left:high - left] = weights[:, low:high]
+                self._add(sums[:, mine], nodes[left:right], own, chosen, cells, None if label is None else label[mine])
+        return Sums(sums[:len(weights)], None if label is None else sums[-1])
 
     # ------------------------------------------------------------------ one pass
 
@@ -268,37 +308,40 @@ class Recording:
         moved, dense = self.moved(nodes, rows)
         return self.forward(len(nodes), rows, moved, dense)
 
-    def _gradients(self, nodes: NDArray[np.float64], rows: slice | Tensor, cells: Cells | None) -> tuple[Tensor, Tensor, int]:
-        n = len(nodes)
+    def _add(self, sums: Tensor, nodes: NDArray[np.float64], weights: NDArray[np.float64], rows: slice | Tensor, cells: Cells | None,
+             label: Tensor | None) -> None:
+        """Add the contributions of some nodes to the sums, shape [R, B, C]."""
+        n, b = len(nodes), sums.shape[1]
         moved, dense = self.moved(nodes, rows)
-        leaves = [*moved, *dense.values()]
-        for leaf in leaves:
-            leaf.requires_grad_()
+        # a leaf per lookup: were the groups the leaves, their gradients would have to be put together first
+        lookups = [value.detach().requires_grad_() for value in self._by_lookup(moved)]
+        leaves = [*lookups, *(value.requires_grad_() for value in dense.values())]
         with torch.enable_grad():
-            if cells is None:
-                met, out = 0, self.forward(n, rows, moved, dense)
-            else:
-                with AveragedKinks(cells, n * len(self.score[rows])) as mode:
-                    out = self.forward(n, rows, moved, dense)
-                met = mode.met
+            out = self._replayed(n, rows, lookups, dense, cells)
             require_gradient(out)
-            gradients = torch.autograd.grad(out.sum(), leaves, allow_unused=True)
-        out = out.detach().reshape(n, -1)
-        parts = []
-        for group, gradient in zip(self.groups, gradients, strict=False):
+            gradients = list(torch.autograd.grad(out.sum(), leaves, allow_unused=True))
+        each = torch.as_tensor(weights, dtype=out.dtype, device=out.device)
+        if label is not None:
+            slope = loss_slope(out.detach().reshape(n, b), label, has_logit=self.has_logit)
+            each = torch.cat([each.unsqueeze(2).expand(-1, -1, b), each[:1].unsqueeze(2) * slope])
+        means = over_nodes(gradients, each)
+        first = 0
+        for group in self.groups:
+            found, means = means[:len(group.places)], means[len(group.places):]
             delta = group.delta[:, rows]
-            k, b = delta.shape[:2]
-            width = delta[0, 0].numel() // delta.shape[-1] if b else 0
-            if gradient is None:
-                parts.append(out.new_zeros(n, b, k * width))
-                continue
-            product = torch.linalg.vecdot(gradient, delta.unsqueeze(1))  # several times as fast as multiplying and summing
-            parts.append(product.reshape(k, n, b, width).permute(1, 2, 0, 3).reshape(n, b, k * width))
-        for (_, delta), gradient in zip(self.dense.values(), gradients[len(self.groups):], strict=True):
-            mine = delta[rows]
-            parts.append(out.new_zeros(n, len(mine), 1) if gradient is None else
-                         (gradient.reshape(n, *mine.shape) * mine).reshape(n, len(mine), -1).sum(-1, keepdim=True))
-        return out, torch.cat(parts, 2), met
+            width = delta[0, 0].numel() // delta.shape[-1]
+            last = first + width * len(found)
+            if any(mean is not None for mean in found):
+                nothing = delta.new_zeros(()).expand(len(sums), *delta.shape[1:])
+                gradient = torch.stack([nothing if mean is None else mean.reshape(nothing.shape) for mean in found], 1)
+                product = torch.linalg.vecdot(gradient, delta)
+                sums[:, :, first:last] += product.reshape(len(sums), len(found), b, width).transpose(1, 2).flatten(2)
+            first = last
+        for (_, delta), mean in zip(self.dense.values(), means, strict=True):
+            if mean is not None:
+                mine = delta[rows]
+                sums[:, :, first] += (mean.reshape(-1, *mine.shape) * mine).reshape(len(sums), b, -1).sum(-1)
+            first += 1
 
     def moved(self, nodes: NDArray[np.float64], rows: slice | Tensor) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Lookups, shape [K, n, B, ..., D] per group, and dense inputs, shape [n * B, ...], at the nodes."""
@@ -311,18 +354,26 @@ class Recording:
         moved = [between(None if group.start is None else group.start[:, rows], group.delta[:, rows], 1) for group in self.groups]
         return moved, {name: between(start[rows], delta[rows], 0).flatten(0, 1) for name, (start, delta) in self.dense.items()}
 
-    def forward(self, n: int, rows: slice | Tensor, moved: Sequence[Tensor], dense: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, n: int, rows: slice | Tensor, moved: Sequence[Tensor], dense: Mapping[str, Tensor], cells: Cells | None = None) -> Tensor:
+        """The score where lookups and dense inputs have these values (see `moved`), shape [n * B]; derivatives are averaged over cells."""
+        return self._replayed(n, rows, self._by_lookup(moved), dense, cells)
+
+    def _by_lookup(self, moved: Sequence[Tensor]) -> list[Tensor]:
+        """Views of the lookups in the order of the columns, as the model gets them."""
+        return [value.flatten(0, 2 if group.flat else 1) for group, values in zip(self.groups, moved, strict=True) for value in values.unbind(0)]
+
+    def _replayed(self, n: int, rows: slice | Tensor, values: Sequence[Tensor], dense: Mapping[str, Tensor], cells: Cells | None) -> Tensor:
         replay: list[Tensor | None] = [None] * len(self.sites.lookups)
-        for group, values in zip(self.groups, moved, strict=True):
-            for place, value in zip(group.places, values.unbind(0), strict=True):
-                replay[place] = value.flatten(0, 2 if group.flat else 1)
+        for place, value in zip((place for group in self.groups for place in group.places), values, strict=True):
+            replay[place] = value
         for place, value in self.fixed.items():
             if not self.layout.per_row[place]:
                 replay[place] = value
             else:
                 own = value.reshape(self.rows, -1, *value.shape[1:])[rows]
                 replay[place] = own.repeat(n, *[1] * (own.dim() - 1)).flatten(0, 1)
-        trace = self.subject.run(self._inputs(n, rows, dense), self.stack, replay=replay)
+        subject = self.subject if cells is None else averaging(self.subject, AveragedKinks(cells, n * len(self.score[rows])))
+        trace = subject.run(self._inputs(n, rows, dense), self.stack, replay=replay)
         return trace.additive
 
     def _inputs(self, n: int, rows: slice | Tensor, dense: Mapping[str, Tensor]) -> Any:

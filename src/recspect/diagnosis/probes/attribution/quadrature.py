@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -46,7 +46,7 @@ def path_rule(name: RuleName, steps: int, functions: Sequence[str] = ()) -> tupl
 def clenshaw_curtis(intervals: int) -> tuple[Floats, Floats]:
     """The rule that is exact for polynomials of degree `intervals` at the extrema of a Chebyshev polynomial, both ends included.
 
-    Doubling the intervals keeps all points, so a finer rule costs only the new ones. One interval is the trapezoid, two are Simpson's rule.
+    One interval is the trapezoid, two are Simpson's rule.
 
     Source: Clenshaw and Curtis 1960; Trefethen 2008, "Is Gauss Quadrature Better than Clenshaw-Curtis?".
     """
@@ -58,14 +58,6 @@ def clenshaw_curtis(intervals: int) -> tuple[Floats, Floats]:
     weights = (1 - np.cos(2 * np.outer(angles, frequencies)) @ scale) * 2 / intervals
     weights[[0, -1]] /= 2
     return (1 - np.cos(angles)) / 2, weights / 2
-
-
-def levels(maximum_points: int) -> Iterator[int]:
-    """Intervals of the nested Clenshaw-Curtis rules with at most so many points: 1, 2, 4, 8, ..."""
-    intervals = 1
-    while intervals + 1 <= maximum_points:
-        yield intervals
-        intervals *= 2
 
 
 def edges(weights: Floats) -> Floats:
