@@ -127,7 +127,7 @@ def test_a_run_is_read_back(run):
 def test_internals_are_recorded(run):
     steps = run.steps().to_pandas()
     measured = {"activation_absolute_mean", "activation_deviation", "activation_high", "activation_low", "activation_mean", "activation_median",
-                "activation_zero_share", "fluctuation/held_out", "fluctuation/train", "fluctuation_ratio", "gradient_norm", "gradient_square",
+                "activation_zero_share", "batch_rows", "fluctuation/held_out", "fluctuation/train", "fluctuation_ratio", "gradient_norm", "gradient_square",
                 "gradient_variance", "layer_auc/held_out", "layer_auc/train", "nonfinite", "touched_rows", "update_ratio", "weight_norm"}
     figures = {"auc/test", "auc/train", "auc/validation", "learning_rate", "loss/test", "loss/train", "loss/validation"}
     assert set(steps["series"]) >= measured | figures

@@ -28,7 +28,7 @@ LOSSES = frozenset({"loss", "bce", "logloss", "log", "nll", "cross", "entropy", 
 GRADIENT = frozenset({"grad", "grads", "gradient", "gradients"})
 OWN = ("gradient_norm", "weight_norm", "update_ratio", "touched_rows", "nonfinite", "learning_rate", "activation_mean", "activation_deviation",
        "activation_zero_share", "activation_absolute_mean", "activation_low", "activation_median", "activation_high", "dead_share", "saturated_share",
-       "support_rows", "gradient_square", "gradient_variance", "noise_scale", "effective_rank_share", "fluctuation_ratio",
+       "support_rows", "batch_rows", "gradient_square", "gradient_variance", "noise_scale", "effective_rank_share", "fluctuation_ratio",
        "layer_auc/train", "layer_auc/held_out", "fluctuation/train", "fluctuation/held_out")
 """Series that recspect itself writes, as `<series>/<place>` (docs/run-directory.md)."""
 

@@ -39,7 +39,7 @@ class NoiseScale:
             parameters: Leaves of that graph.
 
         Returns:
-            `gradient_square` and `gradient_variance` of this batch, and `noise_scale` from all so far (not where the mean of
+            `batch_rows`, `gradient_square` and `gradient_variance` of this batch, and `noise_scale` from all so far (not where the mean of
             the squares is not above 0: the noise hides the gradient). Empty for fewer than 16 rows.
         """
         losses = losses.reshape(-1)
@@ -47,7 +47,7 @@ class NoiseScale:
         if 2 * rows < FEWEST_ROWS or not parameters or not losses.requires_grad:
             return {}
         halves = [_gradient(losses[k:2 * rows:2].mean(), parameters) for k in (0, 1)]
-        return self.fold(float(torch.dot(*halves)), rows * float((halves[0] - halves[1]).square().sum()) / 2)
+        return {"batch_rows": float(len(losses)), **self.fold(float(torch.dot(*halves)), rows * float((halves[0] - halves[1]).square().sum()) / 2)}
 
     def fold(self, square: float, variance: float) -> dict[str, float]:
         """Add one measurement to the running means."""
