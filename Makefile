@@ -11,7 +11,7 @@ ARGS   ?=
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-frameworks test-spark lint bench clean
+.PHONY: help demo test test-slow test-frameworks test-spark lint bench exam clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 24
@@ -45,6 +45,9 @@ lint: $(VENV)/.test  ## ruff, mypy on the engine, import walls
 
 bench: $(VENV)/.bench  ## measure us against a peer: make bench NAME=ig
 	@$(PY) bench/run.py $(NAME)
+
+exam: $(VENV)/.test  ## judge the judges: planted faults found, causes named, false alarms; make exam ARGS="--programs all --seeds 5"
+	@$(VENV)/bin/recspect exam $(ARGS)
 
 clean:  ## remove the virtual environment and what the tools left
 	rm -rf $(VENV) .venvs .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache dist

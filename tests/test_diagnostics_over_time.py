@@ -1,4 +1,4 @@
-"""Labels that come late, and outcomes that change at some moment."""
+"""Labels that come late, outcomes that change at some moment, and negatives that were sampled on one side."""
 
 import dataclasses
 
@@ -9,10 +9,11 @@ from judging import diagnose, is_quiet, verdicts
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.diagnostics.data.change_point import ChangePoint
 from recspect.diagnosis.diagnostics.data.label_maturity import LabelMaturity
+from recspect.diagnosis.diagnostics.data.negative_volume import NegativeVolume
 from recspect.diagnosis.diagnostics.data.over_time import stretches
 from recspect.diagnosis.finding import Verdict
 from recspect.diagnosis.stats.time_blocks import ROWS, TimeBlocks
-from recspect.worlds import World, plant_late_labels, plant_rate_change, split_by_time
+from recspect.worlds import World, plant_late_labels, plant_prior_shift, plant_rate_change, split_by_time
 
 ALL = (LabelMaturity, ChangePoint)
 SEEDS = range(4)
@@ -137,3 +138,54 @@ def test_stretches_hold_all_rows_in_order(unit, per_day):
     else:
         assert found.width == 2 * DAY
         assert found.sums[..., ROWS].sum(1).tolist() == np.histogram(days, np.arange(0, 21, 2))[0].tolist()
+
+
+# ---------------------------------------------------------------------- sampled negatives
+
+
+def with_negatives(batch, share, seed):
+    kept = (batch.numbers("click") == 1) | (np.random.default_rng(seed).random(batch.rows) < share)
+    return batch.take(np.flatnonzero(kept))
+
+
+def paces(seed, *, negatives=1.0, positives=1.0, traffic=0.0):
+    """(schema, held-out rows with a share of their positives, training rows with a share of their negatives)."""
+    world = World(seed=seed)
+    rows = world.exposures()
+    if traffic:
+        daily = np.exp(np.random.default_rng(seed).normal(0, traffic, 15))
+        shown = (daily / daily.max())[(rows.numbers("time") // DAY).astype(int)]
+        rows = rows.take(np.flatnonzero(np.random.default_rng(seed + 1).random(rows.rows) < shown))
+    train, held_out = split_by_time(rows)
+    return world.schema, plant_prior_shift(held_out, "click", factor=positives, seed=seed), with_negatives(train, negatives, seed)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_sampled_negatives_are_found_and_their_rate_is_told(seed):
+    (finding,) = diagnose(NegativeVolume(), *paces(seed, negatives=0.3))
+    assert finding.verdict is Verdict.FAIL
+    assert 1 / finding.estimate.value == pytest.approx(0.3, rel=0.25)
+    (milder,) = diagnose(NegativeVolume(), *paces(seed, negatives=0.5))
+    assert milder.verdict is Verdict.WARN
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_negatives_sampled_on_the_held_out_side_are_told_as_such(seed):
+    schema, held_out, train = paces(seed)
+    (finding,) = diagnose(NegativeVolume(), schema, with_negatives(held_out, 0.2, seed), train)
+    assert finding.verdict is Verdict.FAIL
+    assert finding.causes[0] == "negatives were sampled for the held-out rows"
+
+
+@pytest.mark.parametrize("settings", [{}, {"traffic": 0.4}, {"positives": 0.5}, {"positives": 0.25}])
+@pytest.mark.parametrize("seed", range(6))
+def test_traffic_and_fewer_positives_are_no_sampling(seed, settings):
+    assert is_quiet(diagnose(NegativeVolume(), *paces(seed, **settings)))
+
+
+def test_a_time_without_a_pace_and_a_short_one_are_told():
+    schema, held_out, train = paces(0)
+    (finding,) = diagnose(NegativeVolume(), dataclasses.replace(schema, time_unit="row"), held_out, train)
+    assert (finding.verdict, "only gives an order" in finding.claim) == (Verdict.UNKNOWN, True)
+    (finding,) = diagnose(NegativeVolume(), schema, {**held_out, "time": np.zeros(held_out.rows)}, train)
+    assert (finding.verdict, "stretches of time" in finding.claim) == (Verdict.UNKNOWN, True)

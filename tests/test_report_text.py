@@ -26,6 +26,7 @@ def test_the_first_line_is_the_verdict_with_counts_and_the_worst_in_words(report
 
 def test_findings_stand_worst_first_and_unknown_and_pass_follow(report):
     text = render(report)
+    text = text[text.index(" ───"):]  # below the causes, which name findings too
     places = [text.index(word) for word in ("data.target_leak", "training.overfitting", "data.drift", "embeddings.collapse",
                                             "UNKNOWN  3 questions", "PASS  4 findings")]
     assert places == sorted(places)
@@ -64,6 +65,13 @@ def test_the_whole_text_of_a_small_report():
 1 WARN, 2 UNKNOWN, 1 PASS: Nothing fails, but look at this: where tab=1, too much is predicted.
 2 questions could not be answered.
 clicks
+
+What likely lies behind it
+ 1. Predictions are worse in tab=1 than elsewhere.
+    try   Compare the slice's rows field by field with the others: a defect of its data, or too few
+          of its rows in training.
+    check The slice's loss comes down, and no other slice's goes up.
+    signs predictions.worst_slices (tab=1)
 
  ──────────────────────────────────────────────────────────────────────────────────────────────────
  WARN   predictions.worst_slices

@@ -46,7 +46,7 @@ PUBLIC_NAMES = frozenset()
 EVIDENCE = frozenset({"curve", "bars", "heat_map", "distribution_pair", "scatter", "ranked_table", "reasons", "stage_graph"})
 
 CODES = frozenset({
-    "data.change_point", "data.drift", "data.joint_drift", "data.label_maturity", "data.missing_values", "data.sample_ratio",
+    "data.change_point", "data.drift", "data.joint_drift", "data.label_maturity", "data.missing_values", "data.negative_volume", "data.sample_ratio",
     "data.split_overlap", "data.target_leak", "data.time_leak",
     "embeddings.collapse", "embeddings.untrained_rows",
     "features.disagreement", "features.skew", "features.spurious", "features.unused",
@@ -63,6 +63,7 @@ COMMANDS = {
     "demo": {"--dataset", "--epochs", "--no-open", "--open", "--runs"},
     "diagnose": {"RUN", "--eval", "--format", "--out", "--schema", "--slice", "--subject", "--train"},
     "doctor": {"RUN", "--eval", "--schema", "--subject"},
+    "exam": {"--faults", "--out", "--programs", "--seeds", "--severity", "--workers"},
     "report": {"RUN", "--format", "--out"},
     "schema init": {"DATA", "--out"},
     "send": {"RUN", "--to"},

@@ -160,6 +160,19 @@ def doctor(run: Annotated[Path | None, typer.Argument(help="run directory")] = N
 
 
 @app.command()
+def exam(programs: Annotated[str, typer.Option(help="worlds and architectures, such as feed/silu,shop/deepfm; `all` for every one")] = "",
+         seeds: Annotated[int, typer.Option(help="seeds per program")] = 1,
+         severity: Annotated[str, typer.Option(help="barely, typical, gross; several with commas")] = "barely,typical",
+         faults: Annotated[str, typer.Option(help="only these faults; several with commas")] = "",
+         out: Annotated[Path, typer.Option(help="file of outcomes; an exam that was stopped goes on with it")] = Path("runs/exam.jsonl"),
+         workers: Annotated[int, typer.Option(help="processes")] = 2) -> None:
+    """Judge the judges: plant faults in worlds whose truth is known, and count what is found and named."""
+    from recspect.exam import command
+
+    command.run(programs, seeds, severity, faults, out, workers, say=lambda text: _err.print(text, markup=False, highlight=False))
+
+
+@app.command()
 def datasets(name: Annotated[str, typer.Argument(help="one data set in full")] = "") -> None:
     """List the public data sets: what they are, their terms, where they were found."""
     from recspect import datasets as registry

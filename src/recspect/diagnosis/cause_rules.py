@@ -2,66 +2,95 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from recspect.diagnosis.causes import Rule, Sign
 from recspect.diagnosis.finding import Finding, Remedy, Verdict
 
 
-def _above(finding: Finding) -> bool:
-    """Its number is above the neutral value."""
-    return finding.estimate is not None and finding.estimate.value > finding.neutral
-
-
-def _below(finding: Finding) -> bool:
+def _below(finding: Finding, _: Sequence[Finding]) -> bool:
     """Its number is below the neutral value."""
     return finding.estimate is not None and finding.estimate.value < finding.neutral
 
 
-def _new_values(finding: Finding) -> bool:
-    """A drift that is mostly of values that training never had."""
-    return "never seen in training" in finding.claim or "new in the target" in finding.claim
+def _shared(finding: Finding, _: Sequence[Finding]) -> bool:
+    """Rows or a time that both sides share: not rows repeated in training, nor a field known too late."""
+    return "repeat" not in finding.claim and finding.place.kind != "field"
+
+
+def _repeated(finding: Finding, _: Sequence[Finding]) -> bool:
+    """Rows repeated within training."""
+    return "repeat" in finding.claim
+
+
+def _by_heart(finding: Finding, _: Sequence[Finding]) -> bool:
+    """A fall from one epoch to the next, or a gap that fails."""
+    return finding.code == "training.one_epoch" or finding.verdict is Verdict.FAIL
+
+
+def _more_missing(finding: Finding, _: Sequence[Finding]) -> bool:
+    """The share changed; a field that is half empty on both sides is a fault of its own."""
+    return finding.estimate is not None and finding.estimate.value > 0.05
+
+
+def _no_memorised_id(finding: Finding, all_findings: Sequence[Finding]) -> bool:
+    """The field is none of the ids that the model has learned by heart; those are a matter of how long it was trained."""
+    return finding.place.name not in {other.place.name for other in all_findings if other.code == "training.memorisation"}
 
 
 _LEAK = Sign(codes=("data.target_leak",), kind="field")
-_OVERLAP = Sign(codes=("data.split_overlap",), where=lambda finding: "repeat" not in finding.claim)
-_REPEATS = Sign(codes=("data.split_overlap",), where=lambda finding: "repeat" in finding.claim)
+_OVERLAP = Sign(codes=("data.split_overlap",), where=_shared)
+_REPEATS = Sign(codes=("data.split_overlap",), where=_repeated)
 _FUTURE = Sign(codes=("data.time_leak",))
 _DRIFT = Sign(codes=("data.drift",), kind="field")
 _JOINT = Sign(codes=("data.joint_drift",))
-_MISSING = Sign(codes=("data.missing_values",), kind="field")
+_MISSING = Sign(codes=("data.missing_values",), kind="field", where=_more_missing)
 _UNTRAINED = Sign(codes=("embeddings.untrained_rows",))
 _IMMATURE = Sign(codes=("data.label_maturity",))
 _CHANGE = Sign(codes=("data.change_point",))
-_ARMS = Sign(codes=("data.sample_ratio",), verdict=Verdict.FAIL)
+_ARMS = Sign(codes=("data.sample_ratio",))
+_SAMPLED = Sign(codes=("data.negative_volume",))
 _HIGH_RATE = Sign(codes=("training.learning_rate",))
 _BURST = Sign(codes=("training.loss_anomaly",))
 _WORSE_THAN_CONSTANT = Sign(codes=("predictions.normalised_entropy",), verdict=Verdict.FAIL)
 _DEAD = Sign(codes=("training.dead_units",), verdict=Verdict.FAIL)
+_BROKEN = Sign(codes=("training.dead_units", "predictions.normalised_entropy"), verdict=Verdict.FAIL)
 _COLLAPSE = Sign(codes=("embeddings.collapse",))
 _ONE_EPOCH = Sign(codes=("training.one_epoch",))
 _OVERFIT = Sign(codes=("training.overfitting",), verdict=Verdict.FAIL)
-_SPURIOUS = Sign(codes=("features.spurious",), kind="field")
+_BY_HEART = Sign(codes=("training.one_epoch", "training.overfitting", "training.memorisation"), where=_by_heart)
+_SPURIOUS = Sign(codes=("features.spurious",), kind="field", where=_no_memorised_id)
+_LARGE_UPDATES = Sign(codes=("training.update_ratio",))
 _ONE_FACTOR = Sign(codes=("predictions.negative_sampling",))
 _OFF = Sign(codes=("predictions.calibration",))
+_FAR_OFF = Sign(codes=("predictions.calibration",), verdict=Verdict.FAIL)
 _SLOPE = Sign(codes=("predictions.calibration_slope",), where=_below)
 _GROUP = Sign(codes=("predictions.group_gap",))
 _SLICE = Sign(codes=("predictions.worst_slices",))
-_FLAT_RANKING = Sign(codes=("predictions.ranking_quality",), verdict=Verdict.FAIL)
+_FLAT_RANKING = Sign(codes=("predictions.ranking_quality",))
+_FLAT_LOSS = Sign(codes=("predictions.normalised_entropy",))
 
 _QUALITY = ("predictions.calibration", "predictions.calibration_slope", "predictions.normalised_entropy", "predictions.negative_sampling",
-            "predictions.worst_slices", "predictions.group_gap", "predictions.cold_start", "predictions.ranking_quality", "training.overfitting",
+            "predictions.worst_slices", "predictions.group_gap", "predictions.cold_start", "predictions.ranking_quality",
             "data.change_point", "data.label_maturity")
 """What the predictions on held-out rows say: anything that is wrong with those rows shows there."""
 
-_INSIDE = ("features.disagreement", "features.unused", "features.spurious", "training.dead_units", "training.gradient_flow", "embeddings.collapse",
+_INSIDE = ("training.memorisation", "training.membership_inference", "training.update_ratio", "training.saturation", "features.disagreement", "features.unused", "features.spurious", "training.dead_units", "training.gradient_flow", "embeddings.collapse",
            "recommendations.coverage", "recommendations.popularity_bias")
 """What a model that learned the wrong thing looks like inside, and what it recommends."""
+
+_PRIOR_SHIFT = "The rate of positives is another than in training; the fields look the same."
+_RECALIBRATE = Remedy(code="recalibrate", text="Fit the intercept anew on fresh complete rows; train on newer rows.")
+_CALIBRATED = "Predicted over observed positives is 1 again."
+_LOWER_RATE = Remedy(code="lower_learning_rate", text="Lower the learning rate by ten, or warm it up; clip gradients.")
+_RATE_IS_RIGHT = "The size of updates is about a thousandth of the weights, and the loss falls, over three seeds."
 
 RULES: tuple[Rule, ...] = (
     Rule(code="sample_ratio_mismatch", claim="Users did not get into the arms of the experiment as they were meant to.", signs=(_ARMS,),
          remedy=Remedy(code="mend_assignment", text="Do not read the experiment's result; find where users are lost or counted twice in one arm."),
          verify="The chi-square of the arms is back within chance, by day and by platform."),
     Rule(code="split_leak", claim="The model was trained on what it is judged on: rows, or the future, of the held-out side are in training.",
-         signs=(Sign(codes=("data.split_overlap", "data.time_leak"), where=lambda finding: "repeat" not in finding.claim and finding.place.kind != "field"),),
+         signs=(Sign(codes=("data.split_overlap", "data.time_leak"), where=_shared),),
          support=(_OVERLAP, _FUTURE), explains=("training.overfitting",),
          remedy=Remedy(code="split_by_time", text="Split by time: everything before a moment trains, everything after it judges; remove copied rows first."),
          verify="No user has a training row after a held-out one, no row is on both sides; the figures fall to an honest level, which is success."),
@@ -78,6 +107,11 @@ RULES: tuple[Rule, ...] = (
                    "predictions.worst_slices", "predictions.cold_start"),
          remedy=Remedy(code="wait_for_labels", text="Leave out rows younger than the delay of outcomes, or weigh them by the share that has come in."),
          verify="The newest stretch has as many outcomes as its predictions say."),
+    Rule(code="sampled_negatives", claim="Negatives were sampled for training and the scores not corrected: all odds are off by one factor.",
+         signs=(_SAMPLED,), support=(_OFF, _ONE_FACTOR), explains=("predictions.calibration", "predictions.negative_sampling",
+                   "predictions.normalised_entropy", "predictions.worst_slices", "predictions.cold_start", "data.change_point"),
+         remedy=Remedy(code="correct_sampling", text="Correct with p / (p + (1 - p) / rate), or fit the intercept on a fresh, complete slice."),
+         verify="Predicted over observed positives is 1 on complete rows; AUC does not change."),
     Rule(code="missing_at_serving", claim="{place} is missing at serving more often than in training.", signs=(_MISSING,), support=(_DRIFT,),
          explains=("data.drift", "data.joint_drift", *_QUALITY, "embeddings.untrained_rows"),
          remedy=Remedy(code="mend_pipeline", text="Find the join or service that fails to give the field; train with gaps if they are here to stay."),
@@ -100,46 +134,43 @@ RULES: tuple[Rule, ...] = (
                                           "predictions.worst_slices", "predictions.cold_start", "data.label_maturity"),
          remedy=Remedy(code="train_newer", text="Look for what was released or happened then; train on rows after it, and more often."),
          verify="Residuals after the moment are as before it."),
+    Rule(code="prior_shift", claim=_PRIOR_SHIFT, signs=(_FAR_OFF,), excluded_by=(_JOINT,), support=(_ONE_FACTOR,),
+         explains=(*_QUALITY, "training.overfitting", "training.memorisation", "features.spurious"), remedy=_RECALIBRATE, verify=_CALIBRATED),
     Rule(code="learning_rate", claim="The learning rate is too high: updates are so large that the loss does not fall.",
          signs=(Sign(codes=("training.learning_rate", "training.loss_anomaly")),), support=(_HIGH_RATE, _BURST, _WORSE_THAN_CONSTANT, _DEAD),
          explains=("predictions.normalised_entropy", "training.overfitting", "training.one_epoch", *_INSIDE, "predictions.calibration",
                    "predictions.calibration_slope", "predictions.ranking_quality", "predictions.worst_slices", "predictions.group_gap",
                    "predictions.negative_sampling", "predictions.cold_start"),
-         remedy=Remedy(code="lower_learning_rate", text="Lower the learning rate by ten, or warm it up; clip gradients."),
-         verify="The size of updates is about a thousandth of the weights, and the loss falls, over three seeds."),
+         remedy=_LOWER_RATE, verify=_RATE_IS_RIGHT),
+    Rule(code="learning_rate", claim="The learning rate is too high: updates were so large that what was learned is worse than a constant, or units died.", signs=(_LARGE_UPDATES, _BROKEN), support=(_DEAD, _WORSE_THAN_CONSTANT),
+         explains=("training.gradient_flow", *_QUALITY, *_INSIDE), remedy=_LOWER_RATE, verify=_RATE_IS_RIGHT),
     Rule(code="dead_layer", claim="Layer {place} is dead: what its units should carry never reaches the output.", signs=(_DEAD,),
          explains=("training.gradient_flow", "predictions.calibration", "predictions.calibration_slope", "features.disagreement", "features.unused",
                    "recommendations.coverage", "predictions.negative_sampling", "predictions.normalised_entropy", "predictions.ranking_quality"),
          remedy=Remedy(code="revive_layer", text="Lower the learning rate or warm it up, use SiLU or leaky ReLU, initialise anew; check the exported biases."),
          verify="Units fire on some rows, and the layer's share of the contributions is above zero."),
     Rule(code="embedding_collapse", claim="The vectors of {place} use few of their dimensions.", signs=(_COLLAPSE,),
-         explains=("recommendations.coverage", "predictions.calibration", "predictions.calibration_slope", "predictions.ranking_quality",
-                   "predictions.normalised_entropy", "features.disagreement"),
+         explains=("recommendations.coverage", "predictions.ranking_quality", "features.disagreement"),
          remedy=Remedy(code="fewer_dimensions", text="Narrower vectors, less weight decay on the table, or several smaller tables; check the exported table."),
          verify="The effective rank is near that of a random table, at no loss of quality, at two widths."),
+    Rule(code="nothing_learned", claim="The scores say no more than a constant: the labels have nothing to do with the rows, or training failed.",
+         signs=(_FLAT_LOSS, _FLAT_RANKING), excluded_by=(_ONE_EPOCH,), explains=(*_QUALITY, *_INSIDE),
+         remedy=Remedy(code="check_labels", text="Check that labels were joined to their own rows; then the learning rate, and whether fields reach the model."),
+         verify="A logistic regression on the same rows beats the base rate."),
     Rule(code="spurious_field", claim="{place} moves the scores without helping: the model learned its values by heart.", signs=(_SPURIOUS,),
-         explains=("training.overfitting", "training.one_epoch", "predictions.calibration", "predictions.calibration_slope", "features.disagreement"),
+         explains=("training.overfitting", "training.one_epoch", "training.membership_inference", "features.disagreement"),
          remedy=Remedy(code="drop_field", text="Leave the field out, group its rare values, or regularise its table."),
          verify="Held-out loss falls without the field, over several seeds."),
     Rule(code="memorisation", claim="The model learned training rows by heart: each further pass makes it worse on new ones.",
-         signs=(Sign(codes=("training.one_epoch", "training.overfitting")),), support=(_ONE_EPOCH, _OVERFIT, _SLOPE),
-         explains=("predictions.calibration", "predictions.calibration_slope", "predictions.normalised_entropy", "embeddings.collapse", "features.disagreement"),
+         signs=(_BY_HEART,), support=(_OVERFIT, _SLOPE),
+         explains=("training.overfitting", "training.memorisation", "training.membership_inference", "features.spurious", "predictions.calibration",
+                   "predictions.calibration_slope", "predictions.normalised_entropy", "embeddings.collapse", "features.disagreement"),
          remedy=Remedy(code="stop_earlier", text="Keep the model of the best epoch, which may be the first; regularise the tables of rare ids."),
          verify="The gap between training and held-out rows shrinks, and held-out loss falls."),
-    Rule(code="sampled_negatives", claim="Negatives were sampled for training and the scores not corrected: all odds are off by one factor.",
-         signs=(Sign(codes=("predictions.negative_sampling",), where=_above),), support=(_OFF,), excluded_by=(_JOINT,), explains=("predictions.calibration",
-                   "predictions.normalised_entropy", "predictions.worst_slices", "predictions.cold_start"),
-         remedy=Remedy(code="correct_sampling", text="Correct with p / (p + (1 - p) / rate), or fit the intercept on a fresh, complete slice."),
-         verify="Predicted over observed positives is 1 on complete rows; AUC does not change."),
-    Rule(code="prior_shift", claim="The rate of positives is another than in training, and nothing else changed.", signs=(_OFF,), excluded_by=(_JOINT,),
+    Rule(code="prior_shift", claim=_PRIOR_SHIFT, signs=(_OFF,), excluded_by=(_JOINT,),
          support=(_ONE_FACTOR,), explains=("predictions.negative_sampling", "predictions.normalised_entropy", "predictions.worst_slices",
                                            "predictions.cold_start"),
-         remedy=Remedy(code="recalibrate", text="Fit the intercept anew on fresh complete rows; train on newer rows."),
-         verify="Predicted over observed positives is 1 again."),
-    Rule(code="nothing_learned", claim="The scores say no more than a constant: the labels have nothing to do with the rows, or training failed.",
-         signs=(Sign(codes=("predictions.normalised_entropy", "predictions.ranking_quality")),), explains=(*_QUALITY, *_INSIDE),
-         remedy=Remedy(code="check_labels", text="Check that labels were joined to their own rows; then the learning rate, and whether fields reach the model."),
-         verify="A logistic regression on the same rows beats the base rate."),
+         remedy=_RECALIBRATE, verify=_CALIBRATED),
     Rule(code="bad_slice", claim="Predictions are worse in {place} than elsewhere.", signs=(Sign(codes=("predictions.group_gap", "predictions.worst_slices")),),
          support=(_GROUP, _SLICE), excluded_by=(_JOINT,), explains=("predictions.worst_slices", "predictions.group_gap"),
          remedy=Remedy(code="mend_slice", text="Compare the slice's rows field by field with the others: a defect of its data, or too few of its rows in training."),

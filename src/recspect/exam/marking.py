@@ -91,12 +91,12 @@ class Result:
         rows = [*self.by_fault.items(), *((("all faults", severity), marks) for severity, marks in self.by_severity.items())]
         for (fault, severity), marks in rows:
             shares = asdict(marks)
-            cells = [f"{100 * shares[name]:.0f}%" if shares[name] == shares[name] else "–"
+            cells = [f"{100 * shares[name]:.0f}%" if not math.isnan(shares[name]) else "–"
                      for name in ("detected", "cause_first", "cause_top3", "placed", "kept_silent")]
             lines.append(f"| {fault} | {severity} | {marks.cases} | {' | '.join(cells)} |")
         low, high = self.false_alarm_interval
-        lines += ["", f"Healthy and benign cases: {self.healthy}. With a FAIL: {100 * self.false_alarm_runs:.1f}% (95% interval {100 * low:.1f} to "
-                  f"{100 * high:.1f}%). With a WARN or FAIL: {100 * self.warned_runs:.0f}%."]
+        lines.append(f"\nHealthy and benign cases: {self.healthy}. With a FAIL: {100 * self.false_alarm_runs:.1f}% (95% interval {100 * low:.1f} to "
+                     f"{100 * high:.1f}%). With a WARN or FAIL: {100 * self.warned_runs:.0f}%.")
         if self.cries:
             lines += ["", "| said of healthy cases | verdict | cases |", "| --- | --- | --- |"]
             lines += [f"| {code} | {verdict} | {count} |" for (code, verdict), count in sorted(self.cries.items(), key=lambda entry: -entry[1])]
@@ -158,7 +158,7 @@ def _named(sheet: Sheet) -> tuple[str, str, str, int]:
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None or value != value else round(value, 4)
+    return None if value is None or math.isnan(value) else round(value, 4)
 
 
 def clopper_pearson(count: int, of: int, *, level: float = 0.95) -> tuple[float, float]:

@@ -176,13 +176,13 @@ def late_labels(case: Case, severity: int) -> Case:
 
 
 def broken_segment(case: Case, severity: int) -> Case:
-    """At serving, users of one segment get another row's item in 30, 60 or 100% of their rows."""
+    """At serving, 30, 60 or 100% of the outcomes of one segment's users are another row's."""
     share = (0.3, 0.6, 1.0)[severity]
 
     def spoil(rows: Batch, seed: int) -> Batch:
         segment = rows.categories("segment")
         mine = np.flatnonzero(segment.codes == int(np.flatnonzero(segment.values == "trial")[0]))
-        broken = plant_shuffled_field(rows.take(mine), "item", share=share, seed=seed)
+        broken = plant_shuffled_field(rows.take(mine), LABEL, share=share, seed=seed)
         return _with_rows(rows, mine, broken, order=True)
 
     return case.at_serving(spoil)

@@ -103,6 +103,18 @@ class Unanswered:
     figures: tuple[Figure, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reason:
+    """A likely cause; findings as (code, place, anchor)."""
+
+    claim: str
+    remedy: str
+    verify: str
+    possible: bool
+    signs: tuple[tuple[str, str, str], ...]
+    explains: tuple[tuple[str, str, str], ...]
+
+
 class Drawings:
     """What is drawn on a page, each piece of evidence once: where it is, and the specifications of the charts in order."""
 
@@ -145,7 +157,7 @@ def render(report: Report, *, scripts: bool = True) -> str:
     page: str = _environment().get_template("page.html.j2").render(
         title=clean(report.title, limit=300), verdict=report.verdict.value, sentence=sentence, rest=rest,
         counts=[(v.value, len(report.with_verdict(v))) for v in Verdict], signs={v.value: sign for v, sign in SIGNS.items()},
-        told=[card for card in every if card.verdict in ("FAIL", "WARN")], unanswered=unanswered,
+        causes=_causes(report, every), told=[card for card in every if card.verdict in ("FAIL", "WARN")], unanswered=unanswered,
         passed=_passed(report, every), chapters=_chapters(report, every, unanswered, figures), next_command=wording.next_command(report),
         provenance=_provenance(report.provenance), command=clean(report.provenance.get("command", ""), limit=2000, lines=True),
         sources=wording.sources(report), style=style, scripts=code, policy=_policy(style, code),
@@ -267,6 +279,17 @@ def _figure(evidence: Evidence, drawings: Drawings) -> Figure:
         reasons=tuple(clean(item) for item in small.items) if isinstance(small, Reasons) else (),
         wide=columns > (_WIDE_COLUMNS if isinstance(small, HeatMap) else 4) or (as_text and any(len(c) > 60 for row in content.rows for c in row)),
     )
+
+
+def _causes(report: Report, cards: Sequence[Card]) -> list[Reason]:
+    anchors = {card.code: card.anchor for card in reversed(cards) if card.verdict in ("FAIL", "WARN")}
+
+    def named(findings: Iterable[tuple[str, str]]) -> tuple[tuple[str, str, str], ...]:
+        shown = [(clean(code, limit=80), clean(place, limit=120)) for code, place in findings]
+        return tuple((code, place, anchors.get(code, "")) for code, place in shown)
+
+    return [Reason(claim=clean(cause.claim), remedy=clean(cause.remedy.text), verify=clean(cause.verify), possible=cause.possible, signs=named(cause.signs),
+                   explains=named(entry for entry in cause.explains if entry not in cause.signs)) for cause in report.causes]
 
 
 def _passed(report: Report, cards: Sequence[Card]) -> list[tuple[str, list[Card]]]:

@@ -14,6 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from recspect.diagnosis.causes import Cause
 from recspect.diagnosis.evidence import Evidence
 from recspect.diagnosis.finding import Finding, Report, Verdict
 from recspect.report import wording
@@ -67,6 +68,8 @@ def _page(report: Report, *, evidence: bool) -> RenderableType:
     if report.title:
         parts.append(Text(clean(report.title, limit=200), style="dim"))
     told = by_code(report.with_verdict(Verdict.FAIL, Verdict.WARN))
+    if causes := [cause for cause in report.causes if not cause.possible]:
+        parts += [Text(), _causes(causes)]
     if told:
         parts += [Text(), _findings(told, evidence=evidence)]
     if unknown := report.with_verdict(Verdict.UNKNOWN):
@@ -75,6 +78,23 @@ def _page(report: Report, *, evidence: bool) -> RenderableType:
         parts += [Text(), _passed(passed)]
     parts += _closing(report)
     return Group(*parts)
+
+
+def _causes(causes: Sequence[Cause]) -> RenderableType:
+    grid = Table.grid(padding=(0, 1), expand=True)
+    grid.add_column(justify="right", no_wrap=True, width=3)
+    grid.add_column(ratio=1, overflow="fold")
+    for number, cause in enumerate(causes[:_PLACES], start=1):
+        follows = [entry for entry in cause.explains if entry not in cause.signs]
+        told = [Text(clean(cause.claim), style="bold"), _labelled("try", clean(cause.remedy.text)), _labelled("check", clean(cause.verify)),
+                _labelled("signs", _listed(cause.signs))]
+        grid.add_row(Text(f"{number}."), Group(*told, *([_labelled("explains", _listed(follows))] if follows else [])))
+    return Group(Text("What likely lies behind it", style="bold"), grid)
+
+
+def _listed(findings: Sequence[tuple[str, str]]) -> str:
+    shown = ", ".join(f"{clean(code, limit=80)}{f' ({clean(place, limit=60)})' if place else ''}" for code, place in findings[:_PLACES])
+    return shown + (f" and {len(findings) - _PLACES} more" if len(findings) > _PLACES else "")
 
 
 def _findings(groups: Sequence[tuple[Finding, ...]], *, evidence: bool) -> Table:

@@ -107,7 +107,7 @@ class JointDrift(NullCalibrated):
         shared = f" {common} is in {often[0][1]} of {len(bad)} such pairs, so look there first." if common else ""
         yield Finding(
             code=self.code, verdict=verdict, estimate=bad[0].auc, neutral=0.5, limit=FAIL if verdict is Verdict.FAIL else WARN, threshold=threshold,
-            place=Place(kind="field", name=common) if common else Place(), concerns=min(1.0, 2 * (bad[0].auc.value - 0.5)), evidence=(bars,), sources=self.sources,
+            place=Place(kind="field", name=common or bad[0].name), concerns=min(1.0, 2 * (bad[0].auc.value - 0.5)), evidence=(bars,), sources=self.sources,
             claim=f"{bad[0].name} go together in another way than in training: from the pair alone held-out rows are told from training rows with an AUC of "
                   f"{between(bad[0].auc, 3)} ({bad[0].auc.n:,} sampled rows; 0.5 is no change)."
                   + (f" The same holds for {names([pair.name for pair in bad[1:]])}." if bad[1:] else "") + shared,

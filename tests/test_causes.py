@@ -1,0 +1,110 @@
+"""Findings read together: which causes are named, in which order, and what each explains."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from recspect.diagnosis.cause_rules import RULES
+from recspect.diagnosis.causes import Cause, Rule, Sign, causes_of
+from recspect.diagnosis.diagnostic import Diagnostic, all_diagnostics
+from recspect.diagnosis.estimate import Estimate
+from recspect.diagnosis.finding import Finding, Place, Remedy, Report, Verdict
+from recspect.report.html import render as render_page
+from recspect.report.text import render
+
+FAIL, WARN, PASS, UNKNOWN = Verdict.FAIL, Verdict.WARN, Verdict.PASS, Verdict.UNKNOWN
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def found(code, verdict=WARN, place="", kind="field", value=None, claim="Something was seen."):
+    estimate = None if value is None else Estimate(value=value, unit="share", n=1000)
+    return Finding(code=code, verdict=verdict, claim=claim, place=Place(kind=kind, name=place) if place else Place(), estimate=estimate)
+
+
+def named(findings):
+    return [cause.code for cause in causes_of(findings) if not cause.possible]
+
+
+def test_healthy_findings_have_no_cause():
+    assert causes_of([]) == ()
+    codes = sorted(code for rule in RULES for sign in rule.signs for code in sign.codes)
+    assert causes_of([found(code, verdict, "x") for code in codes for verdict in (PASS, UNKNOWN)]) == ()
+
+
+@pytest.mark.parametrize(("findings", "cause"), [
+    ([found("data.target_leak", FAIL, "leak"), found("training.overfitting", FAIL)], "target_leak"),
+    ([found("data.split_overlap", FAIL, claim="5% of the held-out rows are in training."), found("training.overfitting", FAIL)], "split_leak"),
+    ([found("data.time_leak", FAIL)], "split_leak"),
+    ([found("data.split_overlap", claim="12% of 1,000 training rows repeat an event that is already there.")], "duplicated_rows"),
+    ([found("data.joint_drift", FAIL, "item"), found("predictions.calibration", FAIL)], "broken_join"),
+    ([found("data.drift", FAIL, "item"), found("data.joint_drift", FAIL, "item")], "default_value"),
+    ([found("data.missing_values", FAIL, "age", value=0.3), found("data.drift", FAIL, "age")], "missing_at_serving"),
+    ([found("embeddings.untrained_rows", FAIL, "item", kind="table"), found("data.drift", WARN, "item")], "new_ids"),
+    ([found("training.learning_rate"), found("predictions.normalised_entropy", FAIL), found("features.spurious", FAIL, "user")], "learning_rate"),
+    ([found("training.update_ratio", WARN, "table"), found("training.dead_units", FAIL, "mlp.1", kind="layer")], "learning_rate"),
+    ([found("training.dead_units", FAIL, "mlp.1", kind="layer"), found("training.gradient_flow", FAIL)], "dead_layer"),
+    ([found("embeddings.collapse", FAIL, "item", kind="table")], "embedding_collapse"),
+    ([found("features.spurious", FAIL, "noise"), found("training.one_epoch", FAIL, "2", kind="epoch")], "spurious_field"),
+    ([found("features.spurious", FAIL, "user"), found("training.memorisation", FAIL, "user"), found("training.one_epoch", FAIL, "2", kind="epoch")], "memorisation"),
+    ([found("data.negative_volume", FAIL), found("predictions.calibration", FAIL), found("predictions.negative_sampling", FAIL)], "sampled_negatives"),
+    ([found("predictions.calibration", FAIL), found("predictions.negative_sampling", FAIL)], "prior_shift"),
+    ([found("data.change_point", FAIL), found("predictions.calibration", FAIL)], "concept_drift"),
+    ([found("data.label_maturity", WARN, "newest held-out rows", kind="slice"), found("data.change_point", FAIL), found("predictions.calibration", FAIL)], "late_labels"),
+    ([found("predictions.normalised_entropy", FAIL), found("predictions.ranking_quality", WARN)], "nothing_learned"),
+    ([found("predictions.group_gap", FAIL, "segment=trial", kind="slice")], "bad_slice"),
+    ([found("data.sample_ratio", FAIL), found("training.overfitting", WARN)], "sample_ratio_mismatch"),
+])
+def test_a_pattern_has_its_cause_whatever_the_order(findings, cause):
+    for order in itertools.permutations(findings):
+        assert named(order)[0] == cause
+
+
+def test_every_cause_of_the_rules_is_reached_by_a_pattern_above():
+    reached = {cause for _, cause in test_a_pattern_has_its_cause_whatever_the_order.pytestmark[0].args[1]}
+    assert reached == {rule.code for rule in RULES}
+
+
+def test_a_field_half_empty_on_both_sides_is_no_change():
+    assert named([found("data.missing_values", WARN, "income", value=0.01)]) == []
+
+
+def test_what_one_cause_has_taken_needs_no_second():
+    findings = [found("data.target_leak", FAIL, "leak"), found("training.overfitting", FAIL), found("predictions.calibration_slope", WARN),
+                found("embeddings.collapse", WARN, "item", kind="table")]
+    causes = causes_of(findings)
+    assert [(cause.code, cause.possible) for cause in causes] == [("target_leak", False), ("memorisation", True), ("embedding_collapse", True)]
+    explained = [entry for cause in causes for entry in cause.explains]
+    assert len(explained) == len(set(explained)) == len(findings)
+
+
+def test_what_accounts_for_a_failure_comes_before_what_accounts_for_warnings():
+    rules = [Rule(code=name, claim="{place}", signs=(Sign(codes=(name,)),), remedy=Remedy(code="r", text="t"), verify="v") for name in ("a.one", "b.two")]
+    causes = causes_of([found("a.one", WARN), found("b.two", FAIL)], rules)
+    assert [(cause.code, cause.verdict) for cause in causes] == [("b.two", FAIL), ("a.one", WARN)]
+
+
+def test_rules_name_known_codes_and_stand_in_the_document():
+    all_diagnostics()
+    for rule in RULES:
+        codes = [code for sign in (*rule.signs, *rule.support, *rule.excluded_by) for code in sign.codes]
+        assert set(codes) | set(rule.explains) <= set(Diagnostic.registry), rule.code
+    text = (DOCS / "causes.md").read_text()
+    for rule in RULES:
+        assert f"| `{rule.code}` |" in text
+
+
+def test_causes_are_told_in_text_page_and_json():
+    report = Report(findings=(found("data.joint_drift", FAIL, "<b>item</b>"), found("predictions.calibration", FAIL), found("features.unused", WARN, "age")))
+    cause = report.causes[0]
+    assert isinstance(cause, Cause)
+    assert report.to_mapping()["causes"][0]["code"] == "broken_join"
+    assert Report.from_mapping(report.to_mapping()).causes == report.causes
+    text = render(report)
+    assert text.index("What likely lies behind it") < text.index("FAIL   data.joint_drift")
+    assert "<b>item</b> belongs to other rows" in text
+    page = render_page(report)
+    assert "&lt;b&gt;item&lt;/b&gt; belongs to other rows" in page
+    assert "<b>item</b>" not in page
+    assert page.index('id="causes"') < page.index('id="findings"')
+    assert 'id="causes"' not in render_page(Report(findings=(found("data.drift", PASS),)))
