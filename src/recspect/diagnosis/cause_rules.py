@@ -33,9 +33,10 @@ def _more_missing(finding: Finding, _: Sequence[Finding]) -> bool:
     return finding.estimate is not None and finding.estimate.value > 0.05
 
 
-def _no_memorised_id(finding: Finding, all_findings: Sequence[Finding]) -> bool:
-    """The field is none of the ids that the model has learned by heart; those are a matter of how long it was trained."""
-    return finding.place.name not in {other.place.name for other in all_findings if other.code == "training.memorisation"}
+def _no_memorised_id(finding: Finding, alarms: Sequence[Finding]) -> bool:
+    """The worst such field, and none of the ids that the model has learned by heart: with these it is a matter of how long it was trained."""
+    worst = next(other for other in alarms if other.code == finding.code)
+    return finding is worst and finding.place.name not in {other.place.name for other in alarms if other.code == "training.memorisation"}
 
 
 _LEAK = Sign(codes=("data.target_leak",), kind="field")
@@ -59,6 +60,7 @@ _COLLAPSE = Sign(codes=("embeddings.collapse",))
 _ONE_EPOCH = Sign(codes=("training.one_epoch",))
 _OVERFIT = Sign(codes=("training.overfitting",), verdict=Verdict.FAIL)
 _BY_HEART = Sign(codes=("training.one_epoch", "training.overfitting", "training.memorisation"), where=_by_heart)
+_IDS_BY_HEART = Sign(codes=("training.memorisation",))
 _SPURIOUS = Sign(codes=("features.spurious",), kind="field", where=_no_memorised_id)
 _LARGE_UPDATES = Sign(codes=("training.update_ratio",))
 _ONE_FACTOR = Sign(codes=("predictions.negative_sampling",))
@@ -154,7 +156,7 @@ RULES: tuple[Rule, ...] = (
          remedy=Remedy(code="fewer_dimensions", text="Narrower vectors, less weight decay on the table, or several smaller tables; check the exported table."),
          verify="The effective rank is near that of a random table, at no loss of quality, at two widths."),
     Rule(code="nothing_learned", claim="The scores say no more than a constant: the labels have nothing to do with the rows, or training failed.",
-         signs=(_FLAT_LOSS, _FLAT_RANKING), excluded_by=(_ONE_EPOCH,), explains=(*_QUALITY, *_INSIDE),
+         signs=(_FLAT_LOSS, _FLAT_RANKING), excluded_by=(_ONE_EPOCH, _IDS_BY_HEART), explains=(*_QUALITY, *_INSIDE),
          remedy=Remedy(code="check_labels", text="Check that labels were joined to their own rows; then the learning rate, and whether fields reach the model."),
          verify="A logistic regression on the same rows beats the base rate."),
     Rule(code="spurious_field", claim="{place} moves the scores without helping: the model learned its values by heart.", signs=(_SPURIOUS,),
