@@ -13,6 +13,7 @@ from recspect.diagnosis.stats.errors import PredictionError
 from recspect.diagnosis.stats.field_flow import FieldFlow
 from recspect.diagnosis.stats.gram import Gram
 from recspect.diagnosis.stats.inverse_propensity import InversePropensity
+from recspect.diagnosis.stats.items_along import ItemsAlong
 from recspect.diagnosis.stats.later import Later
 from recspect.diagnosis.stats.measures import (
     NDCG,
@@ -137,6 +138,8 @@ LAW_EXAMPLES: tuple[LawExample, ...] = (
     LawExample(stat=RowSample(categories=("c", "id"), buckets=7, cluster="id", k=32), make=_categories),
     LawExample(stat=RowSample(categories=("c",), numbers=("@score", "@label"), k=32), make=_sliced),
     LawExample(stat=TimeBlocks(time="time", time_unit="s", width=1.5, capacity=40, buckets=5, score="@score"), make=_timed),
+    LawExample(stat=ItemsAlong(item="@cluster", along="time", width=20.0, places=8, capacity=10, buckets=5, label="@label"), make=_timed),
+    LawExample(stat=ItemsAlong(item="@cluster", along="time", time_unit="ms", places=4, buckets=5, propensity="p"), make=_timed),
     LawExample(stat=Later(column="known", than="time", time_unit="s"), make=_timed),
     LawExample(stat=InversePropensity(column="p"), make=_timed),
     LawExample(stat=Gram(column="e"), make=_vectors),
