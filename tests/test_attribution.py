@@ -18,7 +18,9 @@ from recspect.diagnosis.probes.attribution import (
     sampled_rows,
     unknown_baseline,
 )
+from recspect.diagnosis.probes.attribution.integration import SMOOTH_FACTOR, _with_roughness
 from recspect.diagnosis.probes.attribution.kinks import Cells
+from recspect.diagnosis.probes.attribution.points import over_nodes
 from recspect.diagnosis.probes.attribution.quadrature import clenshaw_curtis, edges
 from recspect.diagnosis.subject import TorchSubject
 from recspect.errors import SubjectError, UsageError
@@ -128,6 +130,36 @@ def test_nodes_of_the_rules():
         assert np.all(coarse <= ends[1:] + 1e-15)
         for degree in range(intervals + 1):
             assert weights @ coarse**degree == pytest.approx(1 / (degree + 1), abs=1e-12)
+
+
+def test_sums_over_nodes_equal_a_plain_sum_however_the_gradients_lie_in_memory():
+    n, rows, rules = 5, 3, 2
+    torch.manual_seed(0)
+    block, wide = torch.randn(n * rows, 4, 6), torch.randn(n * rows, 10)
+    gradients = [block[:, 1], block[:, 3], wide[:, 2:7], None, torch.randn(n * rows, 4, 6).transpose(1, 2), torch.randn(n * rows, 1).expand(-1, 7),
+                 torch.randn(7).expand(n * rows, -1), torch.randn(7, n * rows).T, torch.randn(n * rows + 2, 3)[1:-1], torch.randn(n * rows)]
+    for weights in (torch.randn(rules, n), torch.randn(rules, n, rows)):
+        each = weights if weights.dim() == 3 else weights.unsqueeze(2).expand(-1, -1, rows)
+        for gradient, found in zip(gradients, over_nodes(gradients, weights), strict=True):
+            if gradient is None:
+                assert found is None
+                continue
+            expected = torch.einsum("knb,nb...->kb...", each, gradient.reshape(n, rows, *gradient.shape[1:]))
+            assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_null_rules_see_nothing_of_low_degrees():
+    nodes, weights = path_rule("gauss_legendre", 8)
+    rules = _with_roughness(nodes, weights, kinked=True)
+    assert rules[0] == pytest.approx(weights)
+    for degree in range(4):
+        assert rules[1:] @ nodes**degree == pytest.approx(0, abs=1e-12)
+    assert rules[1:] @ rules[1:].T == pytest.approx(np.eye(4), abs=1e-12)
+    nodes, weights = path_rule("gauss_legendre", 3)
+    lower, higher = _with_roughness(nodes, weights, kinked=False)[1:]
+    values = np.array([0.3, 1.0, -2.0])
+    assert SMOOTH_FACTOR * abs(higher @ values) == pytest.approx(abs(weights @ values - values[1]))  # the difference from the midpoint
+    assert lower @ np.ones(3) == pytest.approx(0, abs=1e-12)
 
 
 # ---------------------------------------------------------------------- averaged kinks

@@ -27,9 +27,9 @@ AVERAGED_FACTOR = 2.0
 """The bound where kinks are averaged and a coarser rule is known: so many times the difference of the two finest rules. On trained ReLU networks it holds for
 96 to 99% of rows, 1.5 for 94 to 99%. For smooth networks the difference alone bounds the finer rule's error many times over."""
 
-ROUGHNESS_FACTOR, RESIDUAL_FACTOR = 0.05, 2.0
+ROUGHNESS_FACTOR, ROUGHNESS_FACTORS, RESIDUAL_FACTOR = 0.05, {4: 0.15, 5: 0.06}, 2.0
 """The bound where kinks are averaged and only one rule is known: this times the root of the squared null rules, plus this times the completeness error. Set on trained
-DeepFM, DCNv2 and DLRM networks, where 97.5% of rows need .024 to .051 for 6 to 16 points; on other networks .006 to .031 (docs/decisions/0007-averaged-kinks.md)."""
+DeepFM, DCNv2 and DLRM networks, where 97.5% of rows need .024 to .051 for 6 to 16 points (4 and 5 have fewer null rules, and factors of their own); on other networks .006 to .031 (docs/decisions/0007-averaged-kinks.md)."""
 
 SMOOTH_FACTOR = float(5 / 18 * np.sqrt(6))
 """What the null rule of degree 2 on three nodes must be multiplied with to be the difference of the rules of three nodes and of one."""
@@ -41,7 +41,7 @@ def integrated_gradients(subject: TorchSubject, batch: Batch, *, baseline: Basel
     """Integrated gradients of the logit, and with labels of the loss, for all fields at once.
 
     Without `steps`, finer and finer rules are evaluated until, row by row, the error bound is below the tolerance; only rows that are not there yet go on.
-    The rules are Gauss-Legendre, of 3, 6, 12, ... points for smooth networks; with kinks, which are averaged, of 8, 16, ... at 1% (6 to 16 points first, by tolerance). The
+    The rules are Gauss-Legendre, of 3, 6, 12, ... points for smooth networks; with kinks, which are averaged, of 8, 16, ... at 1% (4 to 16 points first, by tolerance). The
     bound of the first rule comes from its own points, so that most rows need no second one.
 
     Args:
@@ -183,7 +183,7 @@ def _adaptive(recording: Recording, label: Tensor | None, tolerance: float, maxi
 
 def _numbers_of_points(tolerance: float, maximum_points: int, *, kinked: bool) -> Iterator[int]:
     """Of the rules, one after the other: the first about as many as most rows need, then doubled."""
-    points = 3 if not kinked else min(maximum_points, int(np.clip(np.ceil(0.8 / np.sqrt(tolerance)), 6, 16)))
+    points = 3 if not kinked else min(maximum_points, int(np.clip(np.ceil(0.8 / np.sqrt(tolerance)), 4, 16)))
     while points <= maximum_points:
         yield points
         points *= 2
@@ -215,10 +215,10 @@ def _with_roughness(nodes: NDArray[np.float64], weights: NDArray[np.float64], *,
 def _error(rough: Tensor, points: int, *, kinked: bool) -> Tensor:
     """The error of contributions, summed over fields, estimated from above by null rules, shape [R, B, F] to [B]."""
     if kinked:
-        return rough.square().sum(0).sqrt().sum(1) * (ROUGHNESS_FACTOR if points > 5 else 2 * ROUGHNESS_FACTOR)
+        return rough.square().sum(0).sqrt().sum(1) * ROUGHNESS_FACTORS.get(points, ROUGHNESS_FACTOR)
     # three points are exact to degree 5, the null rule's degree is 2; how fast degrees fall off tells a smooth path from a bent one
     lower, higher = rough.abs().sum(2)
-    falls = (4 * higher / lower.clamp_min(torch.finfo(lower.dtype).tiny)).clamp(max=1)
+    falls = (4 * higher / lower.clamp_min(torch.finfo(lower.dtype).tiny)).square().clamp(max=1)
     return SMOOTH_FACTOR * higher * falls
 
 

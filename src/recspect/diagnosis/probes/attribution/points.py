@@ -154,19 +154,15 @@ def over_nodes(gradients: Sequence[Tensor | None], weights: Tensor) -> list[Tens
         if gradient is None:
             found.append(None)
             continue
-        by_node = gradient.unflatten(0, (n, -1))
-        storage = by_node.untyped_storage()
-        per_node = by_node.stride(0)
-        inside = by_node.storage_offset() + sum((size - 1) * step for size, step in zip(by_node.shape[1:], by_node.stride()[1:], strict=True)) < per_node
-        whole = storage.nbytes() == n * per_node * by_node.element_size() and inside
-        if not whole or (weights.dim() == 3 and by_node.shape[1] * by_node.stride(1) != per_node):
-            found.append(_contracted(by_node.reshape(n, by_node.shape[1], -1), weights).reshape(-1, *by_node.shape[1:]))
+        shape, strides, rows = gradient.shape[1:], gradient.stride(), gradient.shape[0] // n
+        storage, start = gradient.untyped_storage(), gradient.storage_offset()
+        inside = start + sum((size - 1) * step for size, step in zip(shape, strides[1:], strict=True)) < strides[0]
+        if not inside or storage.nbytes() != n * rows * strides[0] * gradient.element_size():
+            found.append(_contracted(gradient.reshape(n, rows, -1), weights).reshape(-1, rows, *shape))
             continue
         if storage.data_ptr() not in blocks:
-            block = by_node.as_strided((n, by_node.shape[1], per_node // by_node.shape[1]), (per_node, per_node // by_node.shape[1], 1), 0) \
-                if weights.dim() == 3 else by_node.as_strided((n, 1, per_node), (per_node, per_node, 1), 0)
-            blocks[storage.data_ptr()] = _contracted(block, weights)
-        found.append(blocks[storage.data_ptr()].as_strided((len(weights), *by_node.shape[1:]), (per_node, *by_node.stride()[1:]), by_node.storage_offset()))
+            blocks[storage.data_ptr()] = _contracted(gradient.as_strided((n, rows, strides[0]), (rows * strides[0], strides[0], 1), 0), weights)
+        found.append(blocks[storage.data_ptr()].as_strided((len(weights), rows, *shape), (rows * strides[0], *strides), start))
     return found
 
 
