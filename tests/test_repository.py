@@ -56,6 +56,7 @@ CODES = frozenset({
     "recommendations.coverage", "recommendations.policy_support", "recommendations.popularity_bias", "recommendations.position_bias",
     "training.batch_size", "training.dead_units", "training.gradient_flow", "training.learning_rate", "training.loss_anomaly", "training.membership_inference",
     "training.memorisation", "training.one_epoch", "training.overfitting", "training.saturation",
+    "training.update_ratio",
 })
 
 COMMANDS = {

@@ -13,7 +13,7 @@ from recspect.errors import RunError
 from recspect.examining.watched_steps import as_columns, findings_on
 from recspect.files import write_bytes
 
-QUESTIONS = ("training.batch_size", "training.gradient_flow", "training.learning_rate", "training.loss_anomaly")
+QUESTIONS = ("training.batch_size", "training.gradient_flow", "training.learning_rate", "training.loss_anomaly", "training.update_ratio")
 """What can be asked of the steps alone; the other questions about training need the model and its data (`--subject`)."""
 
 SHOWN = ("loss/train", "loss/validation", "auc/train", "auc/validation", "noise_scale")
