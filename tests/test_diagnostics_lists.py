@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 
-from judging import diagnose, is_quiet
+from judging import ask, diagnose, is_quiet
+from recspect.diagnosis.batch import Batch
+from recspect.diagnosis.diagnostics.recommendations.miscalibrated_lists import MiscalibratedLists
 from recspect.diagnosis.diagnostics.recommendations.position_bias import PositionBias, _examination
 from recspect.diagnosis.finding import Verdict
-from recspect.schema import Field
-from recspect.worlds import World, plant_position_bias
+from recspect.recommending.lists import list_table
+from recspect.schema import Field, Label, Schema
+from recspect.worlds import World, plant_narrow_lists, plant_position_bias
 
 
 def shown(seed, steepness, *, by_quality=False):
@@ -89,3 +92,71 @@ def test_places_that_cannot_be_compared_are_unknown():
     apart = batch.with_columns({"item": 1000 * batch["position"] + batch["item"]})  # every item has one place
     (finding,) = diagnose(PositionBias(), schema, apart)
     assert "no items were shown" in finding.claim.lower()
+
+
+# ---------------------------------------------------------------------- miscalibrated_lists
+
+
+def tasteful(seed, *, narrow=0.0, dealt=False, profile=30, k=10):
+    """200 users with a taste over 8 kinds of 240 items; lists drawn from the taste that the profile was drawn from."""
+    rng = np.random.default_rng(seed)
+    kind = np.arange(240) % 8
+    taste = rng.dirichlet(np.full(8, 0.5), 200)
+    kinds = np.array([rng.choice(8, profile + k, p=t) for t in taste])
+    item = kinds + 8 * rng.integers(0, 30, kinds.shape)
+    schema = Schema(fields=(Field(name="genre", side="item"), Field(name="price", kind="numeric", side="item")), labels=(Label(name="click"),), user="user", item="item")
+    user = np.repeat(np.arange(200), profile)
+    bought = item[:, :profile].ravel()
+    train = Batch({"user": user, "item": bought, "genre": kind[bought], "price": bought * 1.0, "click": np.ones(len(user), dtype=int)})
+    lists = Batch({"user": np.repeat(np.arange(200), k), "item": item[:, profile:].ravel(), "rank": np.tile(np.arange(1, k + 1), 200), "score": np.zeros(200 * k)})
+    lists = plant_narrow_lists(lists, Batch({"item": np.arange(240), "genre": kind}), "genre", share=narrow, seed=seed)
+    if dealt:
+        lists = lists.with_columns({"item": lists["item"].reshape(200, k)[rng.permutation(200)].ravel()})
+    return list_columns(list_table(lists, train, schema)), schema
+
+
+def list_columns(table):
+    return Batch({f"@list:{name}": table[name] for name in table})
+
+
+def test_narrow_lists_and_lists_of_others_are_found():
+    for seed in range(4):
+        for planted, verdict in (({"narrow": 0.3}, Verdict.WARN), ({"narrow": 1.0}, Verdict.FAIL), ({"dealt": True}, Verdict.FAIL)):
+            lists, schema = tasteful(seed, **planted)
+            (finding,) = ask(MiscalibratedLists(), lists, schema=schema)
+            assert (finding.verdict, finding.place.name) == (verdict, "genre")
+
+
+@pytest.mark.parametrize("profile", [10, 30])
+def test_lists_drawn_from_the_same_taste_are_quiet(profile):
+    for seed in range(6):
+        lists, schema = tasteful(seed, profile=profile)
+        (finding,) = ask(MiscalibratedLists(), lists, schema=schema)
+        assert finding.verdict is Verdict.PASS
+        assert abs(finding.estimate.value) < 0.1
+
+
+def test_stecks_example_in_closed_form():
+    """70% romance and 30% action, and ten places of romance."""
+    train = Batch({"user": np.zeros(10, dtype=int), "item": np.arange(10), "genre": np.array(["romance"] * 7 + ["action"] * 3, dtype=object)})
+    lists = Batch({"user": np.zeros(7, dtype=int), "item": np.arange(7), "rank": np.arange(1, 8), "score": np.zeros(7)})
+    table = list_table(lists, train, Schema(user="user", item="item", fields=(Field(name="genre", side="item"),)))
+    expected = 0.7 * np.log(0.7 / 0.997) + 0.3 * np.log(0.3 / 0.003)
+    np.testing.assert_allclose(table["calibration:genre"], expected)
+    assert 0 < table["calibration_by_chance:genre"][0] < expected
+
+
+def test_several_genres_of_an_item_share_it():
+    train = Batch({"user": np.zeros(10, dtype=int), "item": np.arange(10) % 2, "genre": np.array(["a|b", "b"] * 5, dtype=object)})
+    lists = Batch({"user": np.zeros(2, dtype=int), "item": np.arange(2), "rank": np.arange(1, 3), "score": np.zeros(2)})
+    table = list_table(lists, train, Schema(user="user", item="item", fields=(Field(name="genre", kind="multi_valued", separator="|", side="item"),)))
+    np.testing.assert_allclose(table["calibration:genre"], 0, atol=1e-12)
+
+
+def test_lists_without_a_category_are_unknown():
+    lists, schema = tasteful(0)
+    without = Batch({name: lists[name] for name in lists if "calibration" not in name})
+    for table, diagnostic, words in ((without, MiscalibratedLists(), "2 to 64 categories"), (lists, MiscalibratedLists("colour"), "'colour'"), (Batch({"x": np.zeros(3)}), MiscalibratedLists(), "no recommended lists")):
+        (finding,) = ask(diagnostic, table, schema=schema)
+        assert finding.verdict is Verdict.UNKNOWN
+        assert words in finding.claim.replace("No rec", "no rec")

@@ -12,6 +12,7 @@ from recspect.diagnosis.batch import Batch, Categorical, Column, Ragged, hash_ro
 from recspect.errors import DataError, SubjectError, UsageError, listing
 from recspect.recommending.ids import distinct, positions
 from recspect.recommending.interactions import Interactions
+from recspect.recommending.list_categories import category_columns
 from recspect.recommending.positives import positive_rows
 from recspect.recommending.ranking import BLOCK_BYTES, top_k
 from recspect.schema import Schema, Side
@@ -165,7 +166,9 @@ def list_table(lists: Batch, train: Batch, schema: Schema) -> Batch:
           popular tenth and for items without any; items of equal popularity share a decile;
         - `popularity_group`: `head` where the items that are more popular have less than 20 % of all interactions
           together, `tail` where they have 80 % or more, `mid` between (Abdollahpouri et al. 2019 cut likewise);
-        - `profile_popularity`: mean popularity over the user's own interactions, NaN for users without any.
+        - `profile_popularity`: mean popularity over the user's own interactions, NaN for users without any;
+        - `calibration:f`, `calibration_by_chance:f`, `calibration_impersonal:f` for item-side fields f of few categories: see
+          `recspect.recommending.list_categories`.
 
     Raises:
         SchemaError: No user or no item column.
@@ -187,6 +190,8 @@ def list_table(lists: Batch, train: Batch, schema: Schema) -> Batch:
     total = np.bincount(user_codes[both], popularity[item_codes[both]], minlength=len(user_values))
     profile = np.divide(total, rows, out=np.full(len(rows), np.nan), where=rows > 0)
 
+    there = schema.without_fields([name for name in schema.field_names if name not in train])
+    there = there if schema.time in train else there.with_roles(time=None)
     # The last place stands for items and users that training does not know (position -1).
     item, user = positions(lists, "item", item_values), positions(lists, "user", user_values)
     return lists.with_columns({
@@ -194,6 +199,7 @@ def list_table(lists: Batch, train: Batch, schema: Schema) -> Batch:
         "popularity_decile": np.append(decile, [10])[item],
         "popularity_group": Categorical(np.append(group, [2])[item], np.array(["head", "mid", "tail"], dtype=object)),
         "profile_popularity": np.append(profile, [np.nan])[user],
+        **category_columns(lists, wanted, catalogue(train, there), there),
     })
 
 

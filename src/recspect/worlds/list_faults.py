@@ -30,3 +30,27 @@ def plant_position_bias(batch: Batch, label: str, *, column: str = "position", p
     place = 1 + np.argsort(np.argsort(order)) * places // max(batch.rows, 1)
     seen = rng.random(batch.rows) < place**-steepness
     return batch.with_columns({column: place, label: np.where(seen, batch.numbers(label), 0).astype(np.int64)})
+
+
+def plant_narrow_lists(lists: Batch, items: Batch, category: str, *, share: float = 1.0, seed: int = 0) -> Batch:
+    """In a share of the users' lists, every place taken by an item of the category that the list has most of: tastes are narrowed to one.
+
+    Args:
+        lists: Columns `user` and `item`.
+        items: One row per item: `item` and the category.
+        category: Its column.
+        share: Of the lists.
+        seed: Of everything drawn.
+    """
+    if not 0 <= share <= 1:
+        raise UsageError(f"share is {share}, expected 0 to 1")
+    rng = np.random.default_rng(seed)
+    of_item, user, listed = dict(zip(items["item"], items.categories(category).codes, strict=True)), np.asarray(lists["user"]), np.array(lists["item"])
+    group = np.array([of_item[i] for i in listed])
+    for one in np.unique(user):
+        if rng.random() < share:
+            mine = user == one
+            most = np.bincount(group[mine]).argmax()
+            pool = np.flatnonzero(items.categories(category).codes == most)
+            listed[mine] = np.asarray(items["item"])[rng.choice(pool, mine.sum(), replace=len(pool) < mine.sum())]
+    return lists.with_columns({"item": listed})
