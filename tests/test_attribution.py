@@ -20,6 +20,7 @@ from recspect.diagnosis.probes.attribution import (
 )
 from recspect.diagnosis.probes.attribution.integration import SMOOTH_FACTOR, _with_roughness
 from recspect.diagnosis.probes.attribution.kinks import Cells
+from recspect.diagnosis.probes.attribution.memory import LiveBytes
 from recspect.diagnosis.probes.attribution.points import over_nodes
 from recspect.diagnosis.probes.attribution.quadrature import clenshaw_curtis, edges
 from recspect.diagnosis.subject import TorchSubject
@@ -530,6 +531,23 @@ class Wide(nn.Module):
         if self.odd:
             v = v + torch.stack([v.detach()] * 12).mean(0) * 0
         return self.mlp(v).squeeze(1)
+
+
+def test_live_bytes_are_those_of_tensors_that_live():
+    before = torch.zeros(100)
+    with LiveBytes() as live:
+        kept = torch.ones(1000)
+        view, changed = kept[10:].reshape(-1, 10), before.add_(1)  # no new memory
+        assert (live.now, live.peak) == (4000, 4000)
+        (kept * 2).sum()
+        assert live.now == 4000
+        assert live.peak == 4000 + 4000 + 4
+        leaf = torch.ones(500, requires_grad=True)
+        leaf.exp().sum().backward()
+        assert live.now == 4000 + 2 * 2000  # the gradient
+        product = torch.sparse.mm(torch.eye(3).to_sparse(), torch.ones(3, 1))
+        del kept, view, changed, leaf
+        assert live.now == product.nbytes
 
 
 def peak_mib(call):

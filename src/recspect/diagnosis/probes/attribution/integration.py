@@ -54,8 +54,8 @@ def integrated_gradients(subject: TorchSubject, batch: Batch, *, baseline: Basel
         rule: For fixed steps: `auto` is Gauss-Legendre with averaged kinks (see `kinks`), the others are plain rules; see `path_rule`.
         label: 0/1 for a model with a logit, else the target value; shape [B].
         chunk_rows: Rows times points in one pass; about 2,000 are the fastest on a CPU.
-        budget_mib: Memory that recordings and passes may hold at a time, in MiB; fewer rows are taken at once where they need more. The
-            result and the model do not count.
+        budget_mib: Memory that recordings and passes may hold at a time, in MiB, counted on a few rows beforehand (see `memory`); fewer rows and nodes are taken at once
+            where they need more, down to one row at three nodes. The result, the model, and the pass that once tells the fields do not count.
 
     Raises:
         SubjectError: Lookups cannot be told, or the score does not depend on them.

@@ -8,12 +8,14 @@ the rows.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, UntypedStorage
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -35,16 +37,14 @@ class LiveBytes(TorchDispatchMode):
         self._alive: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        given = {value.untyped_storage()._cdata for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)}  # noqa: SLF001 - as torch's own MemTracker
+        given = {storage._cdata for storage in _storages((args, kwargs))}  # noqa: SLF001 - as torch's own MemTracker
         out = func(*args, **(kwargs or {}))
-        for value in tree_leaves(out):
-            if isinstance(value, Tensor):
-                storage = value.untyped_storage()
-                key = storage._cdata  # noqa: SLF001
-                if key not in given and key not in self._alive:
-                    self._alive.add(key)
-                    self._add(storage.nbytes())
-                    weakref.finalize(storage, self._gone, key, storage.nbytes())
+        for storage in _storages(out):
+            key = storage._cdata  # noqa: SLF001
+            if key not in given and key not in self._alive:
+                self._alive.add(key)
+                self._add(storage.nbytes())
+                weakref.finalize(storage, self._gone, key, storage.nbytes())
         return out
 
     def _add(self, size: int) -> None:
@@ -54,6 +54,13 @@ class LiveBytes(TorchDispatchMode):
     def _gone(self, key: int, size: int) -> None:
         self._alive.discard(key)
         self.now -= size
+
+
+def _storages(values: Any) -> Iterator[UntypedStorage]:
+    """The memory of tensors; sparse ones have none of their own."""
+    for value in tree_leaves(values):
+        if isinstance(value, Tensor) and value.layout is torch.strided:
+            yield value.untyped_storage()
 
 
 @dataclass(frozen=True)
