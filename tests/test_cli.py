@@ -1,5 +1,6 @@
 """The commands as a user meets them: exit codes, formats, and errors that teach instead of tracebacks."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -8,7 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recspect.diagnosis.finding import Report
+from recspect.diagnosis.finding import Report, Verdict
+from recspect.examining.references import References
 
 SCHEMA = """
 schema = 1
@@ -143,3 +145,25 @@ def load():
     told = recspect("doctor", "--subject", f"{scored / 'mine.py'}:load", "--eval", scored / "scored.parquet", "--schema", scored / "mine.toml")
     assert told.returncode == 0, told.stderr
     assert "completeness" in told.stdout
+
+
+def test_a_table_is_held_against_healthy_runs(scored):
+    asked = ("diagnose", scored / "scored.parquet", "--schema", scored / "schema.toml", "--format", "json")
+    report = Report.from_mapping(json.loads(recspect(*asked).stdout))
+    assert recspect(*asked, "--reference", scored / "healthy.json").returncode == 2  # not there yet
+    well = dataclasses.replace(report, findings=tuple(f for f in report.findings if f.verdict.value != "FAIL"))
+    kept = References()
+    for run in range(18):
+        kept = kept.with_run(dataclasses.replace(well, provenance={"run": f"run-{run}"}))
+    kept.write(scored / "healthy.json")
+    (scored / "well.json").write_text(dataclasses.replace(well, provenance={"run": "run-18"}).to_json())
+    added = recspect("reference", "add", scored / "well.json", "--to", scored / "healthy.json")
+    assert (added.returncode, "holds 19 healthy runs" in added.stderr) == (0, True), added.stderr
+    held = Report.from_mapping(json.loads(recspect(*asked, "--reference", scored / "healthy.json").stdout))
+    (finding,) = held.find("run.unlike_healthy")
+    assert (finding.verdict.value, finding.estimate.n) == ("PASS", 19)
+    assert len(held.with_verdict(Verdict.WARN)) <= len(report.with_verdict(Verdict.WARN))
+    assert held.with_verdict(Verdict.FAIL) == report.with_verdict(Verdict.FAIL)
+    (scored / "failing.json").write_text(dataclasses.replace(report, findings=(dataclasses.replace(report.findings[0], verdict=Verdict.FAIL),)).to_json())
+    refused = recspect("reference", "add", scored / "failing.json", "--to", scored / "healthy.json")
+    assert (refused.returncode, "not healthy" in refused.stderr) == (2, True)

@@ -25,6 +25,8 @@ app = typer.Typer(name="recspect", no_args_is_help=True, add_completion=False, p
                   help="Look inside deep recommenders: what they use, what is wrong with them, what to change.")
 schema_app = typer.Typer(no_args_is_help=True, help="Schema files: what the columns of a table mean.")
 app.add_typer(schema_app, name="schema")
+reference_app = typer.Typer(no_args_is_help=True, help="Healthy runs, kept to hold later ones against.")
+app.add_typer(reference_app, name="reference")
 _err = Console(stderr=True)
 
 
@@ -95,6 +97,7 @@ def diagnose(run: Annotated[Path | None, typer.Argument(help="run directory, Ten
              train_table: Annotated[Path | None, typer.Option("--train", help="training (or reference) table")] = None,
              eval_table: Annotated[Path | None, typer.Option("--eval", help="held-out (or current) table")] = None,
              schema: Annotated[Path | None, typer.Option(help="schema file")] = None, slices: SliceOption = None,
+             healthy: Annotated[Path | None, typer.Option("--reference", help="file of healthy runs to hold it against; see `recspect reference`")] = None,
              output: FormatOption = Format.TEXT, out: OutOption = None) -> None:
     """Examine a run, your own model, a scored table alone, or TensorBoard event files."""
     chosen = _slices(slices)
@@ -117,6 +120,8 @@ def diagnose(run: Annotated[Path | None, typer.Argument(help="run directory, Ten
         raise UsageError(f"{run} is a folder without run.json", hint="give a run directory, TensorBoard event files, or a table with --schema FILE")
     else:
         report = _from_tables(run, subject, train_table, eval_table, schema, chosen)
+    if healthy is not None:
+        report = _held_against(healthy, report, run)
     _show(report, output, out)
     raise typer.Exit(1 if report.verdict.value == "FAIL" else 0)
 
@@ -183,6 +188,20 @@ def datasets(name: Annotated[str, typer.Argument(help="one data set in full")] =
         print(f"{card.name}: {card.title}\n  {card.rows:,} rows; {place or 'not on this machine yet'}\n  terms: {card.terms}")  # noqa: T201
         if name:
             print("\n".join([f"  cite: {card.citation}", f"  page: {card.url}", *(f"  note: {n}" for n in card.notes)]))  # noqa: T201
+
+
+@reference_app.command("add")
+def reference_add(run: Annotated[Path, typer.Argument(help="run directory that was diagnosed, or findings JSON")],
+                  to: Annotated[Path, typer.Option("--to", help="file of healthy runs")] = Path("healthy.json")) -> None:
+    """Keep the numbers of a run that was well, to hold later runs against."""
+    from recspect.diagnosis.finding import Report
+    from recspect.examining.references import References
+
+    found = Report.read(run / "findings.json" if run.is_dir() else run)
+    require_writable(to)
+    kept = References.read(to).with_run(found)
+    kept.write(to)
+    _err.print(f"{to} holds {len(kept.runs)} healthy runs; next: recspect diagnose RUN --reference {to}", markup=False, highlight=False, soft_wrap=True)
 
 
 @schema_app.command("init")
@@ -292,6 +311,20 @@ def _examined(folder: Path, slices: tuple[Any, ...]) -> Report:
 
     with _saying() as say:
         return examine_run(folder, slices=slices, say=say)
+
+
+def _held_against(healthy: Path, report: Report, run: Path | None) -> Report:
+    """The report held against healthy runs; a run directory keeps it so."""
+    from recspect.examining.references import References
+    from recspect.report import html
+
+    if not healthy.is_file():
+        raise UsageError(f"no file of healthy runs at {healthy}", hint=f"recspect reference add RUN --to {healthy}")
+    held = References.read(healthy).hold(report)
+    if run is not None and (run / "run.json").is_file():
+        write_bytes(run / "findings.json", held.to_json().encode())
+        html.write(held, run / "report.html")
+    return held
 
 
 def _from_tables(table: Path | None, subject: str, train_table: Path | None, eval_table: Path | None, schema_file: Path | None,
