@@ -34,6 +34,7 @@ from recspect.diagnosis.stats.row_sample import RowSample
 from recspect.diagnosis.stats.sample import BottomK
 from recspect.diagnosis.stats.score_label import ScoreLabel
 from recspect.diagnosis.stats.series import Series
+from recspect.diagnosis.stats.shared_rows import SharedRows
 from recspect.diagnosis.stats.time_blocks import TimeBlocks
 from recspect.diagnosis.stats.units import UnitActivity
 from recspect.testing.laws import LawExample
@@ -137,6 +138,8 @@ LAW_EXAMPLES: tuple[LawExample, ...] = (
     LawExample(stat=BottomK(over=("c", "id"), k=32), make=_categories),
     LawExample(stat=RowSample(categories=("c", "id"), buckets=7, cluster="id", k=32), make=_categories),
     LawExample(stat=RowSample(categories=("c",), numbers=("@score", "@label"), k=32), make=_sliced),
+    LawExample(stat=SharedRows(column="c", buckets=20, label="y", capacity=60), make=_categories),
+    LawExample(stat=SharedRows(column="c", row="id", label="y", capacity=60), make=_categories),
     LawExample(stat=TimeBlocks(time="time", time_unit="s", width=1.5, capacity=40, buckets=5, score="@score"), make=_timed),
     LawExample(stat=ItemsAlong(item="@cluster", along="time", width=20.0, places=8, capacity=10, buckets=5, label="@label"), make=_timed),
     LawExample(stat=ItemsAlong(item="@cluster", along="time", time_unit="ms", places=4, buckets=5, propensity="p"), make=_timed),
