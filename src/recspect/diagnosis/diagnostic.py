@@ -9,8 +9,10 @@ Columns that probes add and that stats may ask for (all begin with '@'):
     @label                      0/1, or the grade
     @cluster                    id whose rows are dependent: the user, or the row itself without a user
     @score                      the model's probability (or value)
+    @score:other                the score of another model on the same rows
     @score:epoch-1 ...          the score of the model as it was after each epoch
     @score:permuted @score:permuted:f:r     the score on a sample, as it is and with field f permuted for the r-th time
+    @score:missing @score:missing:f     the score on a sample, as it is and with field f missing
     @baseline:popular ...       scores of honest baselines
     @attribution:f @reliance:f  contribution of field f to the logit (signed, size), on a sample of rows
     @usefulness:f               loss reduction attributed to field f, nats

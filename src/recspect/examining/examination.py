@@ -80,7 +80,7 @@ class Side:
         return total
 
 
-def examine_table(target: Any, schema: Schema, *, reference: Any = None, slices: Sequence[Slice] = (),
+def examine_table(target: Any, schema: Schema, *, reference: Any = None, slices: Sequence[Slice] = (), other_score: str = "",
                   diagnostics: Sequence[Diagnostic] | None = None, title: str = "", say: Say = lambda _: None,
                   provenance: Mapping[str, Any] | None = None) -> Report:
     """Examine a scored table; no model and no torch needed.
@@ -90,6 +90,7 @@ def examine_table(target: Any, schema: Schema, *, reference: Any = None, slices:
         schema: What the columns mean; the role `score` names the column to judge.
         reference: Training (or earlier) rows to compare with.
         slices: Slices to judge apart.
+        other_score: Column of the target with the scores of another model, or of another training of it, to compare with.
         diagnostics: Which questions to ask; default all.
         title: What is examined, for the report.
         say: Told what is being done.
@@ -103,7 +104,7 @@ def examine_table(target: Any, schema: Schema, *, reference: Any = None, slices:
     target = read(target, name="held-out rows")
     validate(schema, target, need=())
     side, other = Side(), Side()
-    probes = standard_probes(schema, target.columns, score_from_table=True)
+    probes = standard_probes(schema, target.columns, score_from_table=True, other_score=other_score)
     train_probes: list[Probe] = []
     if reference is not None:
         reference = read(reference, name="training rows")
@@ -124,7 +125,7 @@ def examine_table(target: Any, schema: Schema, *, reference: Any = None, slices:
 
 def examine(subject: Subject, target: Any, schema: Schema, *, reference: Any = None, slices: Sequence[Slice] = (),
             epochs: Mapping[int, Subject] | None = None, steps: Any = None, lists: Batch | None = None,
-            trained: TorchSubject | None = None,
+            trained: TorchSubject | None = None, other_model: Subject | None = None,
             diagnostics: Sequence[Diagnostic] | None = None, sample_rows: int = 20_000, path_steps: int = 8,
             title: str = "", say: Say = lambda _: None, provenance: Mapping[str, Any] | None = None) -> Report:
     """Examine a model on held-out and training rows.
@@ -139,6 +140,7 @@ def examine(subject: Subject, target: Any, schema: Schema, *, reference: Any = N
         steps: Training internals, a table in the format of `steps.parquet`.
         lists: Recommended lists with popularity columns (see `recspect.recommending.lists`).
         trained: The model as training fed it, where that differs from `subject` (ids hidden at random).
+        other_model: Another model, or another training of it, whose scores on the held-out rows are compared with those of `subject`.
         diagnostics: Which questions to ask; default all.
         sample_rows: Rows on which attributions and activations are measured, on each side.
         path_steps: Points of the integration path per row.
@@ -159,7 +161,8 @@ def examine(subject: Subject, target: Any, schema: Schema, *, reference: Any = N
         say("fitting baselines")
         baselines = fitted_baselines(train, schema)
     probes = [*standard_probes(schema, list(held_out), score_from_table=False), scores]
-    side.views.append(View.over(read(held_out, name="held-out rows"), [*probes, *([baselines] if baselines else [])]))
+    compared = [ScoreProbe(other_model, column="@score:other")] if other_model is not None else []
+    side.views.append(View.over(read(held_out, name="held-out rows"), [*probes, *compared, *([baselines] if baselines else [])]))
     if train is not None:
         own = standard_probes(schema, list(train), score_from_table=False)
         other.views.append(View.over(read(train, name="training rows"), [*own, scores]))
@@ -236,7 +239,8 @@ def _watch_flows(subject: TorchSubject, epochs: Mapping[int, TorchSubject], sche
 
 
 def _permute(subject: TorchSubject, schema: Schema, held_out: Batch, side: Side, sample_rows: int, say: Say) -> None:
-    """A view of the scores of held-out rows with the fields permuted that can raise the loss most."""
+    """Views of the scores of held-out rows with the fields permuted, and missing, that can raise the loss most when permuted."""
+    from recspect.diagnosis.probes.missing import MissingProbe, fields_that_may_be_missing
     from recspect.diagnosis.probes.permutation import PermutationProbe, PermutedRows, with_positions
     from recspect.examining.permutation import screened_fields
 
@@ -251,6 +255,9 @@ def _permute(subject: TorchSubject, schema: Schema, held_out: Batch, side: Side,
         say(f"permuting fields is left out: {reason}")
         return
     side.views.append(View.over(read(sample, name="held-out rows with fields permuted"), [*own, PermutationProbe(permuted)]))
+    fields = fields_that_may_be_missing(subject, sample, permuted.fields)
+    if fields:
+        side.views.append(View.over(read(sample, name="held-out rows with fields missing"), [*own, MissingProbe(subject, fields)]))
 
 
 def _judged(side: Side, other: Side, schema: Schema, *, slices: Sequence[Slice], diagnostics: Sequence[Diagnostic] | None,

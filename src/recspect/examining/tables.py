@@ -8,7 +8,7 @@ import numpy as np
 
 from recspect.diagnosis.batch import Batch, Column, hash_rows
 from recspect.diagnosis.probe import Probe
-from recspect.errors import DataError, Unavailable
+from recspect.errors import DataError, Unavailable, listing
 from recspect.recommending.compare import Baselines
 from recspect.schema import Schema
 
@@ -16,19 +16,22 @@ from recspect.schema import Schema
 class StandardProbe(Probe):
     """Adds `@label` (0/1 or the grade), `@cluster` (the user, else a hash of the row) and, from the schema's score column, `@score`.
 
+    Scores of another model beside them become `@score:other`.
+
     Args:
         schema: Names the columns.
         has_score: Whether the table carries the scores to be judged.
+        other_score: Column of the scores of another model; empty for none.
     """
 
-    def __init__(self, schema: Schema, *, has_score: bool) -> None:
-        self.schema, self.has_score = schema, has_score
+    def __init__(self, schema: Schema, *, has_score: bool, other_score: str = "") -> None:
+        self.schema, self.has_score, self.other_score = schema, has_score, other_score
         self.backing = {} if schema.user is None else {"@cluster": schema.user}
 
     @property
     def adds(self) -> tuple[str, ...]:
         label = ("@label",) if self.schema.labels else ()
-        return (*label, "@cluster", *(("@score",) if self.has_score else ()))
+        return (*label, "@cluster", *(("@score",) if self.has_score else ()), *(("@score:other",) if self.other_score else ()))
 
     def observe(self, batch: Batch) -> Mapping[str, Column]:
         from recspect.features.labels import encode_label
@@ -42,6 +45,8 @@ class StandardProbe(Probe):
             columns["@cluster"] = (hash_rows(batch, list(batch)) >> np.uint64(1)).astype(np.int64)
         if self.has_score:
             columns["@score"] = batch.numbers(self.schema.require("score"))
+        if self.other_score:
+            columns["@score:other"] = batch.numbers(self.other_score)
         return columns
 
 
@@ -61,18 +66,21 @@ class BaselineProbe(Probe):
         return {f"@{name}": column for name, column in self.baselines.columns(batch).items()}
 
 
-def standard_probes(schema: Schema, columns: Sequence[str], *, score_from_table: bool) -> list[Probe]:
+def standard_probes(schema: Schema, columns: Sequence[str], *, score_from_table: bool, other_score: str = "") -> list[Probe]:
     """The probes that every table gets.
 
     Raises:
-        DataError: The schema's score column is not in the table.
+        DataError: The schema's score column, or the one of the other model, is not in the table.
     """
     from recspect.diagnosis.probes.mismatch import Mismatch, mismatch_fields
 
     if score_from_table and schema.score is not None and schema.score not in columns:
         raise DataError(f"the schema's score column {schema.score!r} is not in the table",
                         hint="add the model's scores to the table, or examine the model itself")
-    probes: list[Probe] = [StandardProbe(schema, has_score=score_from_table and schema.score is not None)]
+    if other_score and other_score not in columns:
+        raise DataError(f"the column {other_score!r} with the scores of another model is not in the table; columns: {listing(columns)}",
+                        hint="add its scores to the table, one per row")
+    probes: list[Probe] = [StandardProbe(schema, has_score=score_from_table and schema.score is not None, other_score=other_score)]
     logged = mismatch_fields(columns)
     if logged:
         probes.append(Mismatch(logged))
