@@ -14,6 +14,7 @@ from recspect.diagnosis.stats.field_flow import FieldFlow
 from recspect.diagnosis.stats.gram import Gram
 from recspect.diagnosis.stats.inverse_propensity import InversePropensity
 from recspect.diagnosis.stats.items_along import ItemsAlong
+from recspect.diagnosis.stats.keyed_rows import KeyedRows
 from recspect.diagnosis.stats.later import Later
 from recspect.diagnosis.stats.measures import (
     NDCG,
@@ -143,6 +144,7 @@ LAW_EXAMPLES: tuple[LawExample, ...] = (
     LawExample(stat=TimeBlocks(time="time", time_unit="s", width=1.5, capacity=40, buckets=5, score="@score"), make=_timed),
     LawExample(stat=ItemsAlong(item="@cluster", along="time", width=20.0, places=8, capacity=10, buckets=5, label="@label"), make=_timed),
     LawExample(stat=ItemsAlong(item="@cluster", along="time", time_unit="ms", places=4, buckets=5, propensity="p"), make=_timed),
+    LawExample(stat=KeyedRows(key=("c",), categories=("d",), numbers=("@score", "@label"), k=32), make=_sliced),
     LawExample(stat=Later(column="known", than="time", time_unit="s"), make=_timed),
     LawExample(stat=InversePropensity(column="p"), make=_timed),
     LawExample(stat=Gram(column="e"), make=_vectors),
