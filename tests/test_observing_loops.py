@@ -211,15 +211,17 @@ def test_of_two_distributed_processes_one_watches(tmp_path):
 
 def test_the_folder_of_any_loop_can_be_diagnosed(tmp_path):
     folder = tmp_path / "mine"
-    _, observer = train(lambda model: Observer(model, every=2, folder=folder), steps=80)
+    _, observer = train(lambda model: Observer(model, every=2, folder=folder), steps=120)
     observer.finish()
     record = json.loads((folder / "observed.json").read_text())
-    assert (record["status"], record["steps_done"], record["model"]) == ("finished", 80, "Network")
+    assert (record["status"], record["steps_done"], record["model"]) == ("finished", 120, "Network")
     done = CliRunner().invoke(app, ["diagnose", str(folder), "--format", "json"])
     assert done.exit_code in (0, 1), done.output
     report = Report.read(folder / "findings.json")
-    assert {finding.code for finding in report.findings} == {"training.gradient_flow", "training.learning_rate", "training.loss_anomaly"}
-    assert all(finding.verdict.value != "UNKNOWN" for finding in report.findings)
+    assert {finding.code for finding in report.findings} == {"training.batch_size", "training.gradient_flow", "training.learning_rate", "training.loss_anomaly",
+                                                             "training.update_ratio"}
+    # the loop does not give the losses of rows, from which gradient noise is measured
+    assert [finding.code for finding in report.findings if finding.verdict.value == "UNKNOWN"] == ["training.batch_size"]
     assert (folder / "report.html").is_file()
 
 
