@@ -52,6 +52,7 @@ class Batch(Mapping[str, Column]):
             raise DataError(f"columns of a batch differ in length: {rows} rows, but {wrong}")
         self.rows: int = rows
         self._buckets: dict[tuple[str, int], NDArray[np.int64]] = {}
+        self._categories: dict[str, Categorical] = {}
 
     def __getitem__(self, name: str) -> Column:
         try:
@@ -99,7 +100,7 @@ class Batch(Mapping[str, Column]):
         raise DataError(f"column {name!r} holds {describe(column)}, expected vectors of equal length")
 
     def categories(self, name: str) -> Categorical:
-        """A column as codes into distinct values. NaN is missing; whole-number floats count as integers.
+        """A column as codes into distinct values. NaN is missing; whole-number floats count as integers. Kept, as many stats ask for the same.
 
         Raises:
             DataError: The column holds lists or vectors.
@@ -108,7 +109,9 @@ class Batch(Mapping[str, Column]):
         if isinstance(column, Categorical):
             return column
         if isinstance(column, np.ndarray) and column.ndim == 1:
-            return factorize(column)
+            if name not in self._categories:
+                self._categories[name] = factorize(column)
+            return self._categories[name]
         raise DataError(f"column {name!r} holds {describe(column)}, expected single values")
 
     def buckets(self, name: str, count: int) -> NDArray[np.int64]:
@@ -124,8 +127,11 @@ class Batch(Mapping[str, Column]):
     def take(self, rows: Any) -> Batch:
         """The rows at these positions (or under this mask)."""
         picked = {name: column[rows] for name, column in self._columns.items()}
-        count = self.rows if picked else len(np.arange(self.rows)[rows])
-        return Batch(picked) if picked else Batch({}, rows=count)
+        if not picked:
+            return Batch({}, rows=len(np.arange(self.rows)[rows]))
+        taken = Batch(picked)
+        taken._buckets = {key: which[rows] for key, which in self._buckets.items()}
+        return taken
 
     def pieces(self, rows: int) -> Iterator[Batch]:
         """The rows in order, at most `rows` at a time; nothing for no rows."""
@@ -136,7 +142,10 @@ class Batch(Mapping[str, Column]):
 
     def select(self, names: Sequence[str]) -> Batch:
         """Only these columns."""
-        return Batch({name: self[name] for name in names}, rows=self.rows)
+        chosen = Batch({name: self[name] for name in names}, rows=self.rows)
+        chosen._buckets = {key: which for key, which in self._buckets.items() if key[0] in chosen}
+        chosen._categories = {name: column for name, column in self._categories.items() if name in chosen}
+        return chosen
 
     def with_columns(self, columns: Mapping[str, Column]) -> Batch:
         """A batch with these columns added or replaced."""

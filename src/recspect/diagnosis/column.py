@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -30,16 +30,18 @@ class Categorical:
     Args:
         codes: Shape (rows,), integers; -1 where the value is missing.
         values: Shape (distinct,), the distinct values (strings as objects, or integers). Some may be unused.
+        known: What was derived from the values alone, by name; parts of the column share it.
     """
 
     codes: Array
     values: Array
+    known: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.codes)
 
     def __getitem__(self, rows: Any) -> Categorical:
-        return Categorical(self.codes[rows], self.values)
+        return Categorical(self.codes[rows], self.values, self.known)
 
     def decode(self) -> Array:
         """The values row by row, as objects; None where missing."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recspect.diagnosis.column import Array
+from recspect.diagnosis.column import Array, Categorical
 from recspect.diagnosis.hashing import hash_values
 from recspect.diagnosis.summary import Summary, is_zero
 
@@ -68,6 +69,37 @@ def kept_codes(values: Array, capacity: int, codes: Array) -> NDArray[np.bool_]:
         order = np.argsort(hash_values(names), kind="stable")
         keep[present[order[capacity:]]] = False
     return keep
+
+
+@dataclass(frozen=True)
+class Names:
+    """The categories of a column as text.
+
+    Args:
+        texts: Each text once, ascending, missing as "", shape (texts,). Some may be unused.
+        place: Where the text of each code is, shape (distinct values + 1,); of a missing value (code -1) at the end.
+    """
+
+    texts: Array
+    place: NDArray[np.int64]
+
+    @cached_property
+    def hashes(self) -> NDArray[np.uint64]:
+        """Of the texts, which decide what is kept."""
+        return hash_values(self.texts)
+
+
+def names_of(column: Categorical) -> Names:
+    """Texts of a column's categories; named once for a column and all parts of it."""
+    if "names" not in column.known:
+        named = [*map(category_name, column.values.tolist() if column.values.dtype.kind in "iu" else column.values), ""]
+        texts = sorted(set(named))
+        at = {text: i for i, text in enumerate(texts)}
+        held = np.empty(len(texts), dtype=object)
+        held[:] = texts
+        column.known["names"] = Names(held, np.array([at[text] for text in named], dtype=np.int64))
+    found: Names = column.known["names"]
+    return found
 
 
 def category_name(value: Any) -> str:

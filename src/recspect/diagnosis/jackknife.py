@@ -30,6 +30,11 @@ class BucketedSummary(Summary):
     def __add__(self, other: BucketedSummary) -> BucketedSummary:
         return BucketedSummary(tuple(a + b for a, b in zip(self.parts, other.parts, strict=True)))
 
+    @classmethod
+    def sum_of(cls, parts: Sequence[BucketedSummary]) -> BucketedSummary:
+        """All of them, bucket by bucket."""
+        return cls(tuple(add_up(same) for same in zip(*(part.parts for part in parts), strict=True)))
+
     @property
     def count(self) -> float:
         """Buckets that hold anything."""
@@ -38,8 +43,7 @@ class BucketedSummary(Summary):
     @cached_property
     def total(self) -> Any:
         """All buckets together."""
-        first = self.parts[0]
-        return first.sum_of(self.parts) if isinstance(first, AddedTogether) else add_up(list(self.parts))
+        return add_up(self.parts)
 
     def leave_one_out(self) -> list[Any]:
         """For every bucket, the total of all others; 3G additions, by prefix and suffix sums."""

@@ -40,12 +40,17 @@ S = TypeVar("S", bound=Summary)
 
 
 @runtime_checkable
-class AddedTogether(Protocol):
-    """A summary of which many are added faster together than one by one; the sums are the same."""
+class Summable(Protocol):
+    """A summary of which many are added faster together than one by one; the sum is the same."""
 
     @classmethod
     def sum_of(cls, parts: Sequence[Self]) -> Self:
         """All of them; at least one is given."""
+
+
+@runtime_checkable
+class AddedTogether(Summable, Protocol):
+    """A summary that is also left out of a sum of many faster than by adding the others."""
 
     @classmethod
     def sums_without_each(cls, parts: Sequence[Self]) -> list[Self]:
@@ -59,7 +64,9 @@ def is_zero(summary: Any) -> bool:
 
 
 def add_up(parts: Sequence[Any]) -> Any:
-    """Balanced sum, so that rounding grows with the logarithm of the count."""
+    """All of them, at least one: together where the summary knows how, else balanced, so that rounding grows with the logarithm of the count."""
+    if len(parts) > 1 and isinstance(parts[0], Summable):
+        return parts[0].sum_of(parts)
     while len(parts) > 1:
         parts = [parts[i] + parts[i + 1] if i + 1 < len(parts) else parts[i] for i in range(0, len(parts), 2)]
     return parts[0]

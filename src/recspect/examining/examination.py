@@ -30,6 +30,9 @@ FLOW_ROWS, EPOCH_FLOW_ROWS = 4096, 1024
 PERMUTED_ROWS, PERMUTED_FIELDS, PERMUTATIONS = 8192, 6, 5
 """Held-out rows on which fields are permuted, how many fields (those that can raise the loss most), and how often each."""
 
+TABLE_ROWS = 262_144
+"""Rows of a batch where no model runs: what is named and merged once per batch is then a small part of the work."""
+
 Say = Callable[[str], None]
 """Told in a few words what is being done."""
 
@@ -117,8 +120,8 @@ def examine_table(target: Any, schema: Schema, *, reference: Any = None, slices:
             baselines = fitted_baselines(concatenate(list(reference.batches(list(roles)))), schema)
             if baselines is not None:
                 probes.append(baselines)
-        other.views.append(View.over(reference, train_probes))
-    side.views.append(View.over(target, probes))
+        other.views.append(View.over(reference, train_probes, rows=TABLE_ROWS))
+    side.views.append(View.over(target, probes, rows=TABLE_ROWS))
     return _judged(side, other, schema, slices=slices, diagnostics=diagnostics, title=title or target.name, say=say,
                    provenance={**_versions(), "data_fingerprint": target.fingerprint(), **(provenance or {})})
 

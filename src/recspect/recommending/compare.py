@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -81,13 +82,19 @@ class Baselines:
                 continue
             known = user >= 0
             known[known] = fitted.interactions.lengths[user[known]] > 0
-            scores = np.append(_average_user(fitted), [0.0])[item]
+            scores = np.append(self._average_user[name], [0.0])[item]
             scores[item < 0] = 0.0
             pairs = known & (item >= 0)
             scores[known] = 0.0
             scores[pairs] = fitted.score_pairs(user[pairs], item[pairs])
             columns[name] = scores
         return columns
+
+    @cached_property
+    def _average_user(self) -> dict[str, NDArray[np.float64]]:
+        """Scores of each item for the average user, by the name of the column."""
+        fitted = {"baseline:item_knn": self.item_knn, "baseline:ease": self.ease}
+        return {name: _average_user(one) for name, one in fitted.items() if one is not None}
 
 
 def fit_baselines(

@@ -6,7 +6,7 @@ Without probes, stats that a query engine can add up are pushed down to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import duckdb
@@ -17,7 +17,11 @@ from recspect.diagnosis.probe import Probe
 from recspect.diagnosis.slice import ALL, Slice
 from recspect.diagnosis.source import ROWS, Source
 from recspect.diagnosis.stat import Pushable, unit_of
+from recspect.diagnosis.summary import add_up
 from recspect.diagnosis.tally import Key, Tally
+
+HELD = 8
+"""Summaries of a total that are added at once: names of categories are then merged once for all of them."""
 
 Progress = Callable[[int], None]
 """Called with the number of rows just read."""
@@ -59,20 +63,27 @@ def tally(source: Source, keys: Sequence[Key], *, probes: Sequence[Probe] = (), 
 
 def _one_pass(source: Source, keys: Sequence[Key], probes: Sequence[Probe], rows: int, unit: str | None,
               progress: Progress | None) -> dict[Key, object]:
-    totals: dict[Key, Any] = {}
+    held: dict[Key, list[Any]] = {key: [] for key in keys}
     wanted = None if probes else _columns(keys)
     for batch in source.batches(wanted, rows=rows, together=_real_column(unit, source, probes)):
-        widened = observe(batch, probes)
-        by_slice: dict[Slice, Batch] = {}
-        for key in keys:
-            slice_, stat = key
-            if slice_ not in by_slice:
-                by_slice[slice_] = widened if slice_ == ALL else widened.take(slice_.mask(widened))
-            summary = stat.summarize(by_slice[slice_])
-            totals[key] = totals[key] + summary if key in totals else summary
+        for key, summary in _summaries(observe(batch, probes), keys):
+            held[key].append(summary)
+            if len(held[key]) == HELD:
+                held[key] = [add_up(held[key])]
         if progress:
             progress(batch.rows)
-    return totals or {key: key[1].zero() for key in keys}
+    return {key: add_up(parts) if parts else key[1].zero() for key, parts in held.items()}
+
+
+def _summaries(batch: Batch, keys: Sequence[Key]) -> Iterator[tuple[Key, Any]]:
+    """Of every key the summary of these rows; a slice's rows are taken once, and only the columns that its stats read."""
+    by_slice: dict[Slice, list[Key]] = {}
+    for key in keys:
+        by_slice.setdefault(key[0], []).append(key)
+    for slice_, mine in by_slice.items():
+        part = batch if slice_ == ALL else batch.select(_columns(mine)).take(slice_.mask(batch))
+        for key in mine:
+            yield key, key[1].summarize(part)
 
 
 def _real_column(unit: str | None, source: Source, probes: Sequence[Probe]) -> str | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,10 @@ import narwhals as nw
 import numpy as np
 from numpy.typing import NDArray
 
-from recspect.diagnosis.batch import Batch, Categorical, Ragged
-from recspect.diagnosis.stat import Stat, Summary, Weights, category_name
-from recspect.diagnosis.stats.counting import grouped_counts, kept_names, sum_by_name, weight_sums
+from recspect.diagnosis.batch import Batch, Categorical, Ragged, factorize
+from recspect.diagnosis.grouping import names_of
+from recspect.diagnosis.stat import Stat, Summary, Weights
+from recspect.diagnosis.stats.counting import among_kept, grouped_counts, kept_names, union_of_names, weight_sums
 from recspect.diagnosis.stats.shares import Shares
 
 
@@ -33,8 +35,14 @@ class CategoryCountsSummary(Summary):
     capacity: int
 
     def __add__(self, other: CategoryCountsSummary) -> CategoryCountsSummary:
-        names, counts = sum_by_name([*self.names, *other.names], np.append(self.counts, other.counts))
-        return _bounded(names, counts, self.other + other.other, self.capacity)
+        return CategoryCountsSummary.sum_of((self, other))
+
+    @classmethod
+    def sum_of(cls, parts: Sequence[CategoryCountsSummary]) -> CategoryCountsSummary:
+        """All of them."""
+        names, places = union_of_names([part.names for part in parts])
+        counts = weight_sums(np.concatenate(places), np.concatenate([part.counts for part in parts]), len(names))
+        return _bounded(names, counts, sum(part.other for part in parts), parts[0].capacity)
 
     @property
     def count(self) -> float:
@@ -73,10 +81,10 @@ class CategoryCountsSummary(Summary):
         return float(-(p * np.log(p)).sum())
 
 
-def _bounded(names: list[str], counts: NDArray[np.float64], rest: float, capacity: int) -> CategoryCountsSummary:
+def _bounded(names: tuple[str, ...], counts: NDArray[np.float64], rest: float, capacity: int) -> CategoryCountsSummary:
     keep = kept_names(names, capacity)
     if keep is None:
-        return CategoryCountsSummary(tuple(names), counts, rest, capacity)
+        return CategoryCountsSummary(names, counts, rest, capacity)
     return CategoryCountsSummary(tuple(np.array(names, dtype=object)[keep]), counts[keep],
                                  rest + float(counts[~keep].sum()), capacity)
 
@@ -101,32 +109,39 @@ class CategoryCounts(Stat[CategoryCountsSummary]):
         return CategoryCountsSummary((), np.zeros(0), 0.0, self.capacity)
 
     def summarize(self, batch: Batch, weight: Weights = None) -> CategoryCountsSummary:
+        return self.summarize_buckets(batch, np.zeros(batch.rows, dtype=np.int64), 1, weight)[0]
+
+    def summarize_buckets(self, batch: Batch, which: NDArray[np.int64], buckets: int, weight: Weights = None) -> list[CategoryCountsSummary]:
+        """For every bucket the summary of its rows: categories are named and hashed once for all of them."""
         column = batch[self.column]
         w = np.ones(batch.rows) if weight is None else weight
-        if isinstance(column, Ragged):
-            entries = Batch({"v": column.values}).categories("v") if len(column.values) else None
-            empty = float(w[column.lengths == 0].sum())
-            inside = slice(column.offsets[0], column.offsets[-1])
-            names, counts = _named(entries[inside], np.repeat(w, column.lengths)) if entries else ([], np.zeros(0))
-            if empty:
-                names, counts = sum_by_name([*names, ""], np.append(counts, empty))
-        else:
-            names, counts = _named(batch.categories(self.column), w)
-        return _bounded(names, counts, 0.0, self.capacity)
+        if not isinstance(column, Ragged):
+            return self._counted(batch.categories(self.column), w, which, buckets)
+        entries = Batch({"v": column.values}).categories("v")[column.offsets[0]:column.offsets[-1]]
+        counted = self._counted(entries, np.repeat(w, column.lengths), np.repeat(which, column.lengths), buckets)
+        empty = weight_sums(which, np.where(column.lengths == 0, w, 0.0), buckets)
+        nothing = [CategoryCountsSummary(("",), np.array([weight]), 0.0, self.capacity) if weight else self.zero() for weight in empty]
+        return [part + missing for part, missing in zip(counted, nothing, strict=True)]
+
+    def _counted(self, column: Categorical, weight: NDArray[np.float64], which: NDArray[np.int64], buckets: int) -> list[CategoryCountsSummary]:
+        """Per bucket, the categories and their weight; those of weight 0 are absent."""
+        names = names_of(column)
+        size = len(names.texts)
+        cells = factorize(which * size + names.place[column.codes])  # pairs of a bucket and a name
+        sums = weight_sums(cells.codes, weight, len(cells.values))
+        pairs, sums = cells.values[sums > 0], sums[sums > 0]
+        found = []
+        for bucket, (first, last) in enumerate(itertools.pairwise(np.searchsorted(pairs, np.arange(buckets + 1) * size))):
+            here, counts = pairs[first:last] - bucket * size, sums[first:last]
+            keep = among_kept(names, here, self.capacity)
+            found.append(CategoryCountsSummary(tuple(names.texts[here[keep]].tolist()), counts[keep], float(counts[~keep].sum()), self.capacity))
+        return found
 
     def pushdown(self, frame: nw.LazyFrame[Any], *, group: nw.Expr | None = None, weight: str | None = None,
                  ) -> Mapping[Any, CategoryCountsSummary]:
         found = grouped_counts(frame, (self.column,), group=group, weight=weight)
         out = {key: self.summarize(batch, w) for key, (batch, w) in found.items()}
         return out if out or group is not None else {None: self.zero()}
-
-
-def _named(column: Categorical, weight: NDArray[np.float64]) -> tuple[list[str], NDArray[np.float64]]:
-    """Categories as text and their weight; those of weight 0 are absent."""
-    counts = weight_sums(column.codes + 1, weight, len(column.values) + 1)
-    present = np.flatnonzero(counts > 0)
-    names = ["" if code == 0 else category_name(column.values[code - 1]) for code in present]
-    return sum_by_name(names, counts[present])
 
 
 # ---------------------------------------------------------------------- two counts

@@ -9,7 +9,8 @@ import narwhals as nw
 import numpy as np
 from numpy.typing import NDArray
 
-from recspect.diagnosis.batch import Batch, hash_values
+from recspect.diagnosis.batch import Batch, Categorical, hash_values
+from recspect.diagnosis.grouping import Names, names_of
 
 Floats = NDArray[np.float64]
 
@@ -20,13 +21,39 @@ def weight_sums(codes: NDArray[np.int64], weight: Floats, size: int) -> Floats:
     return sums
 
 
-def sum_by_name(names: Sequence[str], counts: Floats) -> tuple[list[str], Floats]:
-    """Each name once, ascending, with the sum of its counts."""
-    order = sorted(set(names))
-    if len(order) == len(names) and list(names) == order:
-        return order, counts
-    position = {name: i for i, name in enumerate(order)}
-    return order, weight_sums(np.array([position[name] for name in names], dtype=np.int64), counts, len(order))
+def union_of_names(sides: Sequence[tuple[str, ...]]) -> tuple[tuple[str, ...], list[NDArray[np.int64]]]:
+    """Every name once, ascending, and where the names of each side are among them."""
+    first = sides[0]
+    if all(side == first for side in sides):
+        return first, [np.arange(len(first))] * len(sides)
+    names = tuple(sorted(set().union(*sides)))
+    place = {name: i for i, name in enumerate(names)}
+    return names, [np.fromiter(map(place.__getitem__, side), np.int64, len(side)) for side in sides]
+
+
+def kept_categories(column: Categorical, capacity: int, used: NDArray[np.bool_] | None = None) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Where each row's category is among the kept names, the number of names for others; and the names, ascending.
+
+    Args:
+        column: The rows.
+        capacity: How many are kept of the categories that occur; see `kept_names`.
+        used: Which rows count, shape (rows,); default all. The places of the others mean nothing.
+    """
+    names = names_of(column)
+    place = names.place[column.codes]
+    keep = np.bincount(place if used is None else place[used], minlength=len(names.texts)) > 0
+    keep[keep] = among_kept(names, np.flatnonzero(keep), capacity)
+    position = np.where(keep, np.cumsum(keep) - 1, keep.sum())
+    return position[place], tuple(names.texts[keep].tolist())
+
+
+def among_kept(names: Names, which: NDArray[np.int64], capacity: int) -> NDArray[np.bool_]:
+    """Which of some of a column's names are kept, shape (which,); see `kept_names`."""
+    if len(which) <= capacity:
+        return np.ones(len(which), dtype=bool)
+    keep = np.zeros(len(which), dtype=bool)
+    keep[np.argsort(names.hashes[which], kind="stable")[:capacity]] = True
+    return keep
 
 
 def kept_names(names: Sequence[str], capacity: int, *, hashes: NDArray[np.uint64] | None = None) -> NDArray[np.bool_] | None:

@@ -10,9 +10,9 @@ import narwhals as nw
 import numpy as np
 from numpy.typing import NDArray
 
-from recspect.diagnosis.batch import Batch, Categorical, hash_values
-from recspect.diagnosis.stat import Stat, Summary, Weights, category_name
-from recspect.diagnosis.stats.counting import grouped_counts, kept_names, weight_sums
+from recspect.diagnosis.batch import Batch, hash_values
+from recspect.diagnosis.stat import Stat, Summary, Weights
+from recspect.diagnosis.stats.counting import grouped_counts, kept_categories, kept_names, weight_sums
 from recspect.errors import Unavailable
 
 Floats = NDArray[np.float64]
@@ -235,8 +235,8 @@ class Crosstab(Stat[CrosstabSummary]):
 
     def summarize(self, batch: Batch, weight: Weights = None) -> CrosstabSummary:
         w = np.ones(batch.rows) if weight is None else weight
-        rows, row_names = _limited(batch.categories(self.row), w, self.row_capacity)
-        columns, column_names = _limited(batch.categories(self.column), w, self.column_capacity)
+        rows, row_names = kept_categories(batch.categories(self.row), self.row_capacity, w > 0)
+        columns, column_names = kept_categories(batch.categories(self.column), self.column_capacity, w > 0)
         width = len(column_names) + 1
         counts = weight_sums(rows * width + columns, w, (len(row_names) + 1) * width).reshape(-1, width)
         return CrosstabSummary(row_names, column_names, counts, self.row_capacity, self.column_capacity)
@@ -244,8 +244,8 @@ class Crosstab(Stat[CrosstabSummary]):
     def summarize_buckets(self, batch: Batch, which: NDArray[np.int64], buckets: int, weight: Weights = None) -> list[CrosstabSummary]:
         """For every bucket the summary of its rows: categories are named and hashed once for all of them."""
         w = np.ones(batch.rows) if weight is None else weight
-        rows, row_names = _limited(batch.categories(self.row), w, batch.rows + 1)
-        columns, column_names = _limited(batch.categories(self.column), w, batch.rows + 1)
+        rows, row_names = kept_categories(batch.categories(self.row), batch.rows + 1, w > 0)
+        columns, column_names = kept_categories(batch.categories(self.column), batch.rows + 1, w > 0)
         height, width = len(row_names), len(column_names)
         counts = weight_sums((which * (height + 1) + rows) * (width + 1) + columns, w, buckets * (height + 1) * (width + 1))
         counts = counts.reshape(buckets, height + 1, width + 1)
@@ -266,16 +266,3 @@ class Crosstab(Stat[CrosstabSummary]):
         found = grouped_counts(frame, self.columns, group=group, weight=weight)
         out = {key: self.summarize(batch, w) for key, (batch, w) in found.items()}
         return out if out or group is not None else {None: self.zero()}
-
-
-def _limited(column: Categorical, weight: Floats, capacity: int) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Position of each row's category among the kept names, the number of names for others; and the names, ascending."""
-    present = np.flatnonzero(weight_sums(column.codes + 1, weight, len(column.values) + 1) > 0)
-    names = ["" if code == 0 else category_name(column.values[code - 1]) for code in present]
-    distinct = sorted(set(names))
-    keep = kept_names(distinct, capacity)
-    kept = distinct if keep is None else [name for name, stays in zip(distinct, keep, strict=True) if stays]
-    place = {name: i for i, name in enumerate(kept)}
-    position = np.full(len(column.values) + 1, len(kept), dtype=np.int64)
-    position[present] = [place.get(name, len(kept)) for name in names]
-    return position[column.codes + 1], tuple(kept)

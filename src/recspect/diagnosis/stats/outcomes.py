@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recspect.diagnosis.batch import Batch, bucket
-from recspect.diagnosis.stat import Stat, Summary, Weights, category_name
-from recspect.diagnosis.stats.counting import kept_names, weight_sums
+from recspect.diagnosis.batch import Batch, factorize
+from recspect.diagnosis.grouping import names_of
+from recspect.diagnosis.stat import Stat, Summary, Weights
+from recspect.diagnosis.stats.counting import kept_categories, kept_names, union_of_names, weight_sums
 from recspect.errors import UsageError
 
 Floats = NDArray[np.float64]
@@ -36,14 +38,16 @@ class OutcomesSummary(Summary):
     capacity: int
 
     def __add__(self, other: OutcomesSummary) -> OutcomesSummary:
-        if self.names == other.names:
-            return OutcomesSummary(self.names, self.sums + other.sums, self.capacity)
-        names = sorted({*self.names, *other.names})
-        place = {name: i for i, name in enumerate(names)}
-        sums = np.zeros((len(names) + 1, *self.sums.shape[1:]))
-        for part in (self, other):
-            sums[[*(place[name] for name in part.names), len(names)]] += part.sums
-        return _bounded(names, sums, self.capacity)
+        return OutcomesSummary.sum_of((self, other))
+
+    @classmethod
+    def sum_of(cls, parts: Sequence[OutcomesSummary]) -> OutcomesSummary:
+        """All of them."""
+        names, places = union_of_names([part.names for part in parts])
+        sums = np.zeros((len(names) + 1, *parts[0].sums.shape[1:]))
+        for part, rows in zip(parts, places, strict=True):
+            sums[np.append(rows, len(names))] += part.sums
+        return _bounded(names, sums, parts[0].capacity)
 
     @property
     def count(self) -> float:
@@ -62,10 +66,10 @@ class OutcomesSummary(Summary):
         return total
 
 
-def _bounded(names: list[str], sums: Floats, capacity: int) -> OutcomesSummary:
+def _bounded(names: tuple[str, ...], sums: Floats, capacity: int) -> OutcomesSummary:
     keep = kept_names(names, capacity)
     if keep is None:
-        return OutcomesSummary(tuple(names), sums, capacity)
+        return OutcomesSummary(names, sums, capacity)
     inner, rest = sums[:-1], sums[-1]
     return OutcomesSummary(tuple(np.array(names, dtype=object)[keep]), np.concatenate([inner[keep], (rest + inner[~keep].sum(0))[None]]), capacity)
 
@@ -119,29 +123,31 @@ class Outcomes(Stat[OutcomesSummary]):
         if not valid.all():
             batch, p, y = batch.take(np.flatnonzero(valid)), p[valid], y[valid]
         w = np.ones(len(p)) if weight is None else weight[valid]
-        names, which = _categories(batch, self.over)
-        keep = kept_names(names, self.capacity)
-        if keep is not None:
-            place = np.where(keep, np.cumsum(keep) - 1, keep.sum())
-            names, which = [name for name, stays in zip(names, keep, strict=True) if stays], place[which]
-        cells = which * self.buckets + bucket(batch[self.cluster], self.buckets)
+        which, names = _categories(batch, self.over, self.capacity)
+        cells = which * self.buckets + batch.buckets(self.cluster, self.buckets)
         right = np.clip(np.where(y == 1, p, 1 - p), _CLIP, 1)
         size = (len(names) + 1) * self.buckets
         sums = np.stack([weight_sums(cells, values, size) for values in (w, w * p, w * y, -w * np.log(right), w * p * (1 - p))], axis=1)
-        return OutcomesSummary(tuple(names), sums.reshape(len(names) + 1, self.buckets, 5), self.capacity)
+        return OutcomesSummary(names, sums.reshape(len(names) + 1, self.buckets, 5), self.capacity)
 
 
-def _categories(batch: Batch, over: tuple[str, ...]) -> tuple[list[str], NDArray[np.int64]]:
-    """Names of the crossings that occur, ascending, and each row's place among them."""
-    names: list[str] = [""]
+def _categories(batch: Batch, over: tuple[str, ...], capacity: int) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Where each row's crossing is among those kept, the number of these for others; and the names of those kept, ascending."""
+    if not over:
+        return np.zeros(batch.rows, dtype=np.int64), ("",)
+    if len(over) == 1:
+        return kept_categories(batch.categories(over[0]), capacity)
+    names: tuple[str, ...] = ("",)
     which = np.zeros(batch.rows, dtype=np.int64)
     for i, name in enumerate(over):
         column = batch.categories(name)
-        size = len(column.values) + 1
-        present, place = np.unique(which * size + column.codes + 1, return_inverse=True)
-        texts = [("" if code % size == 0 else category_name(column.values[code % size - 1])) for code in present]
-        joined = [text if i == 0 else f"{names[code // size]}{SEPARATOR}{text}" for code, text in zip(present, texts, strict=True)]
-        names = sorted(set(joined))  # 3 and 3.0, missing and "" are one category
-        order = {text: i for i, text in enumerate(names)}
-        which = np.array([order[text] for text in joined], dtype=np.int64)[place]
-    return names, which
+        named = names_of(column)
+        crossed = factorize(which * len(named.texts) + named.place[column.codes])
+        outer, inner = np.divmod(crossed.values, len(named.texts))
+        joined = [text if i == 0 else f"{names[place]}{SEPARATOR}{text}" for place, text in zip(outer, named.texts[inner], strict=True)]
+        names, (_, place) = union_of_names([(), tuple(joined)])
+        which = place[crossed.codes]
+    keep = kept_names(names, capacity)
+    if keep is None:
+        return which, names
+    return np.where(keep, np.cumsum(keep) - 1, keep.sum())[which], tuple(np.array(names, dtype=object)[keep])

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recspect.diagnosis.batch import Batch
-from recspect.diagnosis.stat import Stat, Summary, Weights, category_name
-from recspect.diagnosis.stats.counting import kept_names, weight_sums
+from recspect.diagnosis.stat import Stat, Summary, Weights
+from recspect.diagnosis.stats.counting import kept_categories, kept_names, union_of_names, weight_sums
 
 Floats = NDArray[np.float64]
 
@@ -34,17 +35,25 @@ class GroupRangesSummary(Summary):
     capacity: int
 
     def __add__(self, other: GroupRangesSummary) -> GroupRangesSummary:
-        names = sorted({*self.names, *other.names})
-        place = {name: i for i, name in enumerate(names)}
-        width = max(self.lows.shape[1], other.lows.shape[1])
+        return GroupRangesSummary.sum_of((self, other))
+
+    @classmethod
+    def sum_of(cls, parts: Sequence[GroupRangesSummary]) -> GroupRangesSummary:
+        """All of them."""
+        names, places = union_of_names([part.names for part in parts])
+        width = max(part.lows.shape[1] for part in parts)
         counts = np.zeros(len(names))
         lows, highs = np.full((len(names), width), np.inf), np.full((len(names), width), -np.inf)
-        for part in (self, other):
-            rows = np.array([place[name] for name in part.names], dtype=np.int64)
+        for part, rows in zip(parts, places, strict=True):
             counts[rows] += part.counts
             lows[rows] = np.minimum(lows[rows], part.lows)
             highs[rows] = np.maximum(highs[rows], part.highs)
-        return _bounded(names, counts, lows, highs, other=self.other + other.other, capacity=self.capacity)
+        keep = kept_names(names, parts[0].capacity)
+        other = sum(part.other for part in parts)
+        if keep is None:
+            return cls(names, counts, lows, highs, other, parts[0].capacity)
+        kept = tuple(np.array(names, dtype=object)[keep])
+        return cls(kept, counts[keep], lows[keep], highs[keep], other + float(counts[~keep].sum()), parts[0].capacity)
 
     @property
     def count(self) -> float:
@@ -55,14 +64,6 @@ class GroupRangesSummary(Summary):
     def truncated(self) -> bool:
         """Whether there were more categories than fit."""
         return self.other > 0
-
-
-def _bounded(names: list[str], counts: Floats, lows: Floats, highs: Floats, *, other: float, capacity: int) -> GroupRangesSummary:
-    keep = kept_names(names, capacity)
-    if keep is None:
-        return GroupRangesSummary(tuple(names), counts, lows, highs, other, capacity)
-    kept = tuple(name for name, stays in zip(names, keep, strict=True) if stays)
-    return GroupRangesSummary(kept, counts[keep], lows[keep], highs[keep], other + float(counts[~keep].sum()), capacity)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,17 +94,12 @@ class GroupRanges(Stat[GroupRangesSummary]):
     def summarize(self, batch: Batch, weight: Weights = None) -> GroupRangesSummary:
         w = np.ones(batch.rows) if weight is None else weight
         used = np.flatnonzero(w > 0)
-        column = batch.categories(self.by)
-        codes = column.codes[used] + 1
-        if not len(codes):
+        if not len(used):
             return self.zero()
-        occurs = np.bincount(codes, minlength=len(column.values) + 1) > 0
-        present, position = np.flatnonzero(occurs), (np.cumsum(occurs) - 1)[codes]
-        named = ["" if code == 0 else category_name(column.values[code - 1]) for code in present]
-        names = sorted(set(named))
-        place = {name: i for i, name in enumerate(names)}
-        position = np.array([place[name] for name in named], dtype=np.int64)[position]
-        order = np.argsort(position, kind="stable")
+        position, names = kept_categories(batch.categories(self.by), self.capacity, w > 0)
+        position, w = position[used], w[used]
+        inside = np.flatnonzero(position < len(names))
+        order = inside[np.argsort(position[inside], kind="stable")]
         starts = np.searchsorted(position[order], np.arange(len(names)))
         lows, highs = np.empty((len(names), len(self.over))), np.empty((len(names), len(self.over)))
         for i, name in enumerate(self.over):
@@ -111,4 +107,5 @@ class GroupRanges(Stat[GroupRangesSummary]):
             finite = np.isfinite(x)
             lows[:, i] = np.minimum.reduceat(np.where(finite, x, np.inf), starts)
             highs[:, i] = np.maximum.reduceat(np.where(finite, x, -np.inf), starts)
-        return _bounded(names, weight_sums(position, w[used], len(names)), lows, highs, other=0.0, capacity=self.capacity)
+        counts = weight_sums(position, w, len(names) + 1)
+        return GroupRangesSummary(names, counts[:-1], lows, highs, float(counts[-1]), self.capacity)
