@@ -5,12 +5,13 @@ import pytest
 
 from judging import ask, diagnose, is_quiet
 from recspect.diagnosis.batch import Batch
+from recspect.diagnosis.diagnostics.recommendations.homogenisation import Homogenisation, _overlap
 from recspect.diagnosis.diagnostics.recommendations.miscalibrated_lists import MiscalibratedLists
 from recspect.diagnosis.diagnostics.recommendations.position_bias import PositionBias, _examination
 from recspect.diagnosis.finding import Verdict
 from recspect.recommending.lists import list_table
 from recspect.schema import Field, Label, Schema
-from recspect.worlds import World, plant_narrow_lists, plant_position_bias
+from recspect.worlds import World, feedback_lists, plant_narrow_lists, plant_position_bias
 
 
 def shown(seed, steepness, *, by_quality=False):
@@ -160,3 +161,63 @@ def test_lists_without_a_category_are_unknown():
         (finding,) = ask(diagnostic, table, schema=schema)
         assert finding.verdict is Verdict.UNKNOWN
         assert words in finding.claim.replace("No rec", "no rec")
+
+
+# ---------------------------------------------------------------------- homogenisation
+
+
+def generations_of(**settings):
+    batch = feedback_lists(**settings)
+    return Batch({f"@list:{name}": batch[name] for name in batch})
+
+
+@pytest.mark.parametrize(("loop", "verdict"), [(1.0, Verdict.WARN), (2.0, Verdict.FAIL)])
+def test_a_loop_that_narrows_lists_is_found(loop, verdict):
+    for seed in range(4):
+        (finding,) = ask(Homogenisation(), generations_of(loop=loop, seed=seed))
+        assert finding.verdict is verdict
+
+
+def test_lists_that_learn_nothing_from_themselves_or_explore_are_quiet():
+    for seed in range(6):
+        assert is_quiet(ask(Homogenisation(), generations_of(loop=0.0, seed=seed)))
+        assert is_quiet(ask(Homogenisation(), generations_of(loop=2.0, exploration=0.2, seed=seed)))
+
+
+def test_overlap_is_that_of_all_pairs_of_users():
+    """Each user in a bucket of their own: the mean share of items of two lists, counted pair by pair."""
+    rng = np.random.default_rng(0)
+    lists = np.array([rng.choice(40, 10, replace=False) for _ in range(12)])
+    cells = np.zeros((1, 12, 40))
+    cells[0, np.repeat(np.arange(12), 10), lists.ravel()] = 1
+    shared = np.mean([len(set(lists[u]) & set(lists[v])) for u in range(12) for v in range(u)])
+    assert _overlap(cells)[0] == pytest.approx(shared / (20 - shared))
+    assert _overlap(7 * cells)[0] == pytest.approx(_overlap(cells)[0])  # showing more of the same is no overlap
+
+
+def test_steady_logs_are_quiet_whatever_the_traffic():
+    for seed in range(4):
+        world = World(users=300, items=150, rows=20_000, seed=seed)
+        log = world.exposures()
+        busier = log.take(np.flatnonzero(np.random.default_rng(seed).random(log.rows) < np.linspace(0.2, 1, log.rows)))
+        for table in (log, busier):
+            assert is_quiet(diagnose(Homogenisation(), world.schema, table))
+
+
+def test_a_log_that_narrows_in_time_is_found():
+    world = World(users=300, items=150, rows=20_000, popularity=0.3, seed=0)
+    log = world.exposures()
+    narrowed = np.random.default_rng(0).random(log.rows) < np.linspace(0, 0.5, log.rows)
+    (finding,) = diagnose(Homogenisation(), world.schema, log.with_columns({"item": np.where(narrowed, log["item"] % 15, log["item"])}))
+    assert finding.verdict is Verdict.FAIL
+    assert "stretches of time" in finding.claim
+    (by_column,) = diagnose(Homogenisation(along="week"), world.schema, log.with_columns({"week": np.arange(log.rows) // 5000}))
+    assert by_column.verdict is Verdict.PASS
+    assert "4 generations" in by_column.claim
+
+
+def test_one_generation_tells_nothing():
+    for schema, table, words in ((Schema(), {"x": np.zeros(3)}, "'time'"), (World().schema, World(days=0.04).exposures(), "generation or stretch")):
+        (finding,) = diagnose(Homogenisation(), schema, table) if "x" not in table else ask(Homogenisation(), table, schema=schema)
+        assert finding.verdict is Verdict.UNKNOWN
+        assert words in finding.claim

@@ -54,7 +54,7 @@ CODES = frozenset({
     "predictions.calibration", "predictions.calibration_slope", "predictions.churn", "predictions.cold_start", "predictions.group_gap",
     "predictions.negative_sampling", "predictions.normalised_entropy", "predictions.ranking_quality", "predictions.rating_error",
     "predictions.worst_slices",
-    "recommendations.coverage", "recommendations.miscalibrated_lists", "recommendations.policy_support", "recommendations.popularity_bias", "recommendations.position_bias",
+    "recommendations.coverage", "recommendations.homogenisation", "recommendations.miscalibrated_lists", "recommendations.policy_support", "recommendations.popularity_bias", "recommendations.position_bias",
     "training.batch_size", "training.dead_units", "training.gradient_flow", "training.learning_rate", "training.loss_anomaly", "training.membership_inference",
     "training.memorisation", "training.one_epoch", "training.overfitting", "training.saturation",
     "training.update_ratio",

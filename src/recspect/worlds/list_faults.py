@@ -54,3 +54,38 @@ def plant_narrow_lists(lists: Batch, items: Batch, category: str, *, share: floa
             pool = np.flatnonzero(items.categories(category).codes == most)
             listed[mine] = np.asarray(items["item"])[rng.choice(pool, mine.sum(), replace=len(pool) < mine.sum())]
     return lists.with_columns({"item": listed})
+
+
+def feedback_lists(*, users: int = 200, items: int = 150, generations: int = 8, length: int = 10, loop: float = 1.0, exploration: float = 0.0, seed: int = 0) -> Batch:
+    """Lists of several generations of a recommender that learns popularity from the clicks on its own lists.
+
+    A place goes to the items of greatest taste + loop x log clicks so far (less their mean) + noise.
+
+    Args:
+        users, items, generations, length: How many there are, and places of a list.
+        loop: Weight of popularity; 0 is the healthy twin, which learns nothing from its lists.
+        exploration: Share of places given to random items; clicks are then learned from these alone, by their rate.
+        seed: Of everything drawn.
+
+    Returns:
+        Columns user, item, rank and generation.
+    """
+    if not 0 <= exploration <= 1 or length > items:
+        raise UsageError(f"exploration {exploration} and lists of {length} of {items} items", hint="exploration is a share, and lists are no longer than the catalogue")
+    rng = np.random.default_rng(seed)
+    taste = rng.normal(size=(users, items))
+    clicks, shown = np.ones(items), np.full(items, 10.0)
+    out = []
+    for generation in range(generations):
+        known = np.log(clicks / shown if exploration else clicks)
+        score = taste + loop * (known - known.mean()) + rng.gumbel(size=(users, items))
+        best = np.argsort(-score, axis=1)[:, :length]
+        random = rng.random((users, length)) < exploration
+        best = np.where(random, rng.integers(0, items, (users, length)), best)
+        clicked = rng.random((users, length)) < 1 / (1 + np.exp(1.5 - np.take_along_axis(taste, best, axis=1)))
+        learned = random if exploration else np.ones_like(random)
+        clicks += np.bincount(best[clicked & learned], minlength=items)
+        shown += np.bincount(best[learned], minlength=items)
+        out.append(np.stack([np.repeat(np.arange(users), length), best.ravel(), np.tile(np.arange(1, length + 1), users), np.full(users * length, generation)]))
+    user, item, rank, number = np.concatenate(out, axis=1)
+    return Batch({"user": user, "item": item, "rank": rank, "generation": number})
