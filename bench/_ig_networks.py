@@ -19,7 +19,8 @@ class Network(nn.Module):
         self.kind = kind
         self.tables = nn.ModuleList(nn.Embedding(IDS + 1, WIDTH) for _ in range(FIELDS))
         for table in self.tables:
-            table.weight.data.mul_(0.03)  # as such networks are usually begun; wide tables would drown the MLP in the products
+            # as such networks are usually begun; wide tables would drown the MLP in the products, narrow ones leave attention without a gradient
+            table.weight.data.mul_(0.3 if kind == "autoint" else 0.03)
         width = FIELDS * WIDTH
         if kind == "dcnv2":
             self.cross = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
@@ -63,7 +64,7 @@ def trained(kind, activation, steps=400):
     taste = torch.randn(IDS, FIELDS)
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
-    for _ in range(steps):
+    for _ in range(2 * steps if kind == "autoint" else steps):  # attention starts late
         ids = torch.randint(0, IDS, (1024, FIELDS))
         s = taste[ids, torch.arange(FIELDS)]
         logit = (s[:, :13].sum(1) / 2 + s[:, 0] * s[:, 1] + (s[:, 2] * s[:, 3]).abs() - 0.8 + torch.sin(2 * s[:, 4])
@@ -80,7 +81,7 @@ def trained(kind, activation, steps=400):
     return model.eval()
 
 
-def truth(model, ids, points=600):
+def truth(model, ids, points=1200):
     """Integrated gradients by a plain loop over midpoints in float64, shape (B, F)."""
     double = Network(model.kind, type(model.mlp[1])).double().eval()
     double.load_state_dict(model.state_dict())

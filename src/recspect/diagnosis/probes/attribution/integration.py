@@ -27,7 +27,7 @@ AVERAGED_FACTOR = 2.0
 """The bound where kinks are averaged and a coarser rule is known: so many times the difference of the two finest rules. On trained ReLU networks it holds for
 96 to 99% of rows, 1.5 for 94 to 99%. For smooth networks the difference alone bounds the finer rule's error many times over."""
 
-ROUGHNESS_FACTOR, ROUGHNESS_FACTORS, RESIDUAL_FACTOR = 0.05, {4: 0.15, 5: 0.06}, 2.0
+ROUGHNESS_FACTOR, ROUGHNESS_FACTORS, RESIDUAL_FACTOR = 0.055, {4: 0.15, 5: 0.065}, 2.0
 """The bound where kinks are averaged and only one rule is known: this times the root of the squared null rules, plus this times the completeness error. Set on trained
 DeepFM, DCNv2 and DLRM networks, where 97.5% of rows need .024 to .051 for 6 to 16 points (4 and 5 have fewer null rules, and factors of their own); on other networks .006 to .031 (docs/decisions/0007-averaged-kinks.md)."""
 
