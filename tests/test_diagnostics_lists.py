@@ -154,6 +154,23 @@ def test_several_genres_of_an_item_share_it():
     np.testing.assert_allclose(table["calibration:genre"], 0, atol=1e-12)
 
 
+def test_lists_of_items_of_several_genres_are_quiet():
+    """Whole items are drawn for what chance gives: single genres would scatter more, and no list could be found narrow."""
+    rng = np.random.default_rng(0)
+    genres = np.array([f"{g}|{(g + 1) % 8}|{(g + 2) % 8}" for g in range(8)], dtype=object)
+    taste = rng.dirichlet(np.full(8, 0.5), 200)
+    item = np.array([rng.choice(8, 40, p=t) for t in taste]) + 8 * rng.integers(0, 30, (200, 40))
+    train = Batch({"user": np.repeat(np.arange(200), 30), "item": item[:, :30].ravel(), "genre": genres[item[:, :30].ravel() % 8]})
+    lists = Batch({"user": np.repeat(np.arange(200), 10), "item": item[:, 30:].ravel(), "rank": np.tile(np.arange(1, 11), 200), "score": np.zeros(2000)})
+    schema = Schema(fields=(Field(name="genre", kind="multi_valued", separator="|", side="item"),), user="user", item="item")
+    (finding,) = ask(MiscalibratedLists(), list_columns(list_table(lists, train, schema)), schema=schema)
+    assert finding.verdict is Verdict.PASS
+    assert abs(finding.estimate.value) < 0.1
+    dealt = lists.with_columns({"item": item[rng.permutation(200), 30:].ravel()})
+    (finding,) = ask(MiscalibratedLists(), list_columns(list_table(dealt, train, schema)), schema=schema)
+    assert finding.verdict is Verdict.FAIL
+
+
 def test_lists_without_a_category_are_unknown():
     lists, schema = tasteful(0)
     without = Batch({name: lists[name] for name in lists if "calibration" not in name})

@@ -14,7 +14,7 @@ from recspect.schema import Field, Kind, Schema
 
 Floats = NDArray[np.float64]
 SMOOTHING, DRAWS = 0.01, 20
-LEAST_PROFILE, MOST_CATEGORIES, CHANGES = 10, 64, 0.01
+LEAST_PROFILE, MOST_CATEGORIES, CHANGES, PRIOR_ITEMS = 10, 64, 0.01, 50
 """A profile needs so many items; a field needs 2 to so many categories, and may say otherwise of an item in so many rows."""
 
 
@@ -25,8 +25,8 @@ def category_columns(lists: Batch, wanted: Batch, items: Batch, schema: Schema) 
 
     - `calibration:f`: sum_g p_g ln(p_g / (0.99 q_g + 0.01 p_g)), in nats;
     - `calibration_by_chance:f`: the same, where the list is drawn from what the user's taste may be, as the items leave it open: the mean of 20
-      multinomial draws of the list's length, each from a draw of the taste (Dirichlet, with everyone's mixture as prior);
-    - `calibration_impersonal:f`: the same, where the list is drawn from everyone's mixture.
+      draws of as many items, each from a draw of the taste (a Dirichlet process with everyone's items as prior);
+    - `calibration_impersonal:f`: the same, where the list is drawn from everyone's items.
 
     Args:
         lists: From `make_lists`.
@@ -63,18 +63,25 @@ def _by_user(owner: NDArray[np.int64], own: NDArray[np.int64], lister: NDArray[n
     profiles = {u: mine for u in range(users) if len(mine := own[(owner == u) & known[own]]) >= LEAST_PROFILE}
     if not profiles:
         return out
-    everyone = shares[own[known[own]]].mean(0)
+    others = own[known[own]]
+    everyone = shares[others].mean(0)
     alike = _likeness([shares[profile] for profile in profiles.values()], everyone)
     for u, profile in profiles.items():
         places = listed[(lister == u) & known[listed]]
         if not len(places):
             continue
         p, k = shares[profile].mean(0), len(places)
-        taste = rng.dirichlet(len(profile) * p + alike * everyone + 1e-9, DRAWS)
-        chance = np.stack([rng.multinomial(k, one / one.sum()) for one in taste]) / k
-        impersonal = rng.multinomial(k, everyone / everyone.sum(), DRAWS) / k
+        chance = np.stack([_drawn_list(rng, profile, others, alike, k, shares) for _ in range(DRAWS)])
+        impersonal = shares[rng.choice(others, (DRAWS, k))].mean(1)
         out[u] = _divergence(p, shares[places].mean(0)), _divergence(p, chance).mean(), _divergence(p, impersonal).mean()
     return out
+
+
+def _drawn_list(rng: np.random.Generator, profile: NDArray[np.int64], others: NDArray[np.int64], alike: float, k: int, shares: Floats) -> Floats:
+    """Shares of categories in k items drawn from what the taste may be: a Dirichlet process of everyone's items, given the profile (Rubin's bootstrap with a prior)."""
+    items = np.append(profile, rng.choice(others, PRIOR_ITEMS))
+    weight = rng.dirichlet(np.append(np.ones(len(profile)), np.full(PRIOR_ITEMS, max(alike, 1e-6) / PRIOR_ITEMS)))
+    return np.asarray(shares[rng.choice(items, k, p=weight / weight.sum())].mean(0))
 
 
 def _likeness(profiles: list[Floats], everyone: Floats) -> float:
