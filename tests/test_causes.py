@@ -36,7 +36,8 @@ def test_healthy_findings_have_no_cause():
     ([found("data.target_leak", FAIL, "leak"), found("training.overfitting", FAIL)], "target_leak"),
     ([found("data.split_overlap", FAIL, claim="5% of the held-out rows are in training."), found("training.overfitting", FAIL)], "split_leak"),
     ([found("data.time_leak", FAIL)], "split_leak"),
-    ([found("data.split_overlap", claim="12% of 1,000 training rows repeat an event that is already there.")], "duplicated_rows"),
+    ([found("data.split_overlap", value=0.12, claim="12% of 1,000 training rows repeat an event that is already there."), found("training.one_epoch")],
+     "duplicated_rows"),
     ([found("data.joint_drift", FAIL, "item"), found("predictions.calibration", FAIL)], "broken_join"),
     ([found("data.drift", FAIL, "item"), found("data.joint_drift", FAIL, "item")], "default_value"),
     ([found("data.missing_values", FAIL, "age", value=0.3), found("data.drift", FAIL, "age")], "missing_at_serving"),
@@ -63,6 +64,11 @@ def test_a_pattern_has_its_cause_whatever_the_order(findings, cause):
 def test_every_cause_of_the_rules_is_reached_by_a_pattern_above():
     reached = {cause for _, cause in test_a_pattern_has_its_cause_whatever_the_order.pytestmark[0].args[1]}
     assert reached == {rule.code for rule in RULES}
+
+
+def test_a_few_repeated_rows_do_not_account_for_what_was_learned_by_heart():
+    few = found("data.split_overlap", value=0.02, claim="2% of 1,000 training rows repeat an event that is already there.")
+    assert named([few, found("training.one_epoch")]) == ["memorisation", "duplicated_rows"]
 
 
 def test_a_field_half_empty_on_both_sides_is_no_change():

@@ -23,6 +23,11 @@ def _repeated(finding: Finding, _: Sequence[Finding]) -> bool:
     return "repeat" in finding.claim
 
 
+def _often_repeated(finding: Finding, others: Sequence[Finding]) -> bool:
+    """So many repeated rows that they can account for what the model learns: more than one in twenty."""
+    return _repeated(finding, others) and finding.estimate is not None and finding.estimate.value > 0.05
+
+
 def _by_heart(finding: Finding, _: Sequence[Finding]) -> bool:
     """A fall from one epoch to the next, or a gap that fails."""
     return finding.code == "training.one_epoch" or finding.verdict is Verdict.FAIL
@@ -81,6 +86,9 @@ _INSIDE = ("training.memorisation", "training.membership_inference", "training.u
            "recommendations.coverage", "recommendations.popularity_bias")
 """What a model that learned the wrong thing looks like inside, and what it recommends."""
 
+_DUPLICATED = "Training rows occur several times, so their users and items weigh more than they should."
+_DEDUPLICATE = Remedy(code="deduplicate", text="Remove repeated events where the log is read, by user, item and time.")
+_NO_REPEATS = "No event repeats; the gap between training and held-out rows is smaller."
 _PRIOR_SHIFT = "The rate of positives is another than in training; the fields look the same."
 _RECALIBRATE = Remedy(code="recalibrate", text="Fit the intercept anew on fresh complete rows; train on newer rows.")
 _CALIBRATED = "Predicted over observed positives is 1 again."
@@ -100,10 +108,9 @@ RULES: tuple[Rule, ...] = (
          support=(Sign(codes=("data.time_leak",), kind="field"),), explains=("training.overfitting", *_INSIDE, "predictions.calibration_slope"),
          remedy=Remedy(code="drop_field", text="Leave the field out, or rebuild it from what was known before each event; then train again."),
          verify="AUC falls to what the honest fields reach: a drop is success."),
-    Rule(code="duplicated_rows", claim="Training rows occur several times, so their users and items weigh more than they should.", signs=(_REPEATS,),
-         explains=("training.overfitting", "training.one_epoch", "predictions.calibration", "predictions.calibration_slope"),
-         remedy=Remedy(code="deduplicate", text="Remove repeated events where the log is read, by user, item and time."),
-         verify="No event repeats; the gap between training and held-out rows is smaller."),
+    Rule(code="duplicated_rows", claim=_DUPLICATED, signs=(Sign(codes=("data.split_overlap",), where=_often_repeated),),
+         explains=("training.overfitting", "training.one_epoch", "training.membership_inference", "predictions.calibration", "predictions.calibration_slope"),
+         remedy=_DEDUPLICATE, verify=_NO_REPEATS),
     Rule(code="late_labels", claim="The newest labels are not complete yet: outcomes come later than they are read.", signs=(_IMMATURE,),
          explains=("predictions.calibration", "predictions.negative_sampling", "predictions.normalised_entropy", "data.change_point",
                    "predictions.worst_slices", "predictions.cold_start"),
@@ -173,6 +180,7 @@ RULES: tuple[Rule, ...] = (
          support=(_ONE_FACTOR,), explains=("predictions.negative_sampling", "predictions.normalised_entropy", "predictions.worst_slices",
                                            "predictions.cold_start"),
          remedy=_RECALIBRATE, verify=_CALIBRATED),
+    Rule(code="duplicated_rows", claim=_DUPLICATED, signs=(_REPEATS,), remedy=_DEDUPLICATE, verify=_NO_REPEATS),
     Rule(code="bad_slice", claim="Predictions are worse in {place} than elsewhere.", signs=(Sign(codes=("predictions.group_gap", "predictions.worst_slices")),),
          support=(_GROUP, _SLICE), excluded_by=(_JOINT,), explains=("predictions.worst_slices", "predictions.group_gap"),
          remedy=Remedy(code="mend_slice", text="Compare the slice's rows field by field with the others: a defect of its data, or too few of its rows in training."),
