@@ -26,6 +26,7 @@ Columns that probes add and that stats may ask for (all begin with '@'):
     @embedding:f @uses:f        one row per table row: its vector, and how often training read it
     @step @epoch @series @place @value     training internals (read with the stat `Series`)
     @list:user @list:item @list:rank @list:score @list:popularity @list:group @list:profile_popularity     recommended lists
+    @list:calibration:f @list:calibration_by_chance:f @list:calibration_impersonal:f @list:generation     how far from the user's categories; of which model
 """
 
 from __future__ import annotations
