@@ -22,6 +22,8 @@ from recspect.errors import Unavailable
 Floats = NDArray[np.float64]
 WARN, FAIL, UNEVEN = 0.1, 0.5, 0.05
 LENGTH, BLOCKS, ENOUGH_ROWS, ENOUGH_BLOCKS, FEW_BUCKETS = 10, 16, 100, 3, 5
+ITEMS, BUCKETS = 2048, 20
+"""Items and buckets of users kept apart: with all blocks 80 MB when judged."""
 JUDGED_BLOCKS, ALIKE = 6, 1.1
 """From so many blocks on, what these differ by among themselves widens the interval; Gini is judged where no block has so many times the places of another."""
 
@@ -53,7 +55,7 @@ class Homogenisation(Diagnostic):
         """One finding."""
         stat, trained = self._stat(scope)
         summary = (reference if trained else target).get_summary(stat)
-        places, grid = summary.grid(scope.buckets)
+        places, grid = summary.grid(stat.buckets)
         cells = grid[..., ROWS].transpose(2, 0, 1)  # blocks, buckets, items
         enough = cells.sum((1, 2)) >= ENOUGH_ROWS
         places, cells = places[enough], cells[enough]
@@ -94,7 +96,7 @@ class Homogenisation(Diagnostic):
     def _stat(self, scope: Scope) -> tuple[ItemsAlong, bool]:
         """The stat, and whether it is taken over the training rows."""
         if self.along is None and {"@list:generation", "@list:item", "@list:user"} <= scope.target:
-            return ItemsAlong(item="@list:item", along="@list:generation", cluster="@list:user", places=BLOCKS, buckets=scope.buckets), False
+            return ItemsAlong(item="@list:item", along="@list:generation", cluster="@list:user", places=BLOCKS, capacity=ITEMS, buckets=BUCKETS), False
         along, item, time = self.along or scope.require_role("time"), scope.require_role("item"), scope.schema.time
         columns = {item, along, "@cluster"}
         trained = columns <= scope.reference
@@ -103,7 +105,7 @@ class Homogenisation(Diagnostic):
         if scope.schema.user is None:
             raise Unavailable("no column has the role 'user'", hint="name one in the schema")
         unit = scope.schema.time_unit if along == time else None
-        return ItemsAlong(item=item, along=along, time_unit=unit, width=3600.0 if along == time and unit != "row" else 1.0, places=BLOCKS, buckets=scope.buckets), trained
+        return ItemsAlong(item=item, along=along, time_unit=unit, width=3600.0 if along == time and unit != "row" else 1.0, places=BLOCKS, capacity=ITEMS, buckets=BUCKETS), trained
 
 
 def _overlap(cells: Floats) -> Floats:

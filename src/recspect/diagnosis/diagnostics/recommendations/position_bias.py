@@ -22,7 +22,7 @@ from recspect.errors import Unavailable
 
 Floats = NDArray[np.float64]
 FAIL, WARN, RELIANCE = 0.5, 0.8, 0.01
-FIRST_PLACES, ENOUGH_CLICKS, ENOUGH_ROWS = 20, 30, 100
+FIRST_PLACES, ENOUGH_CLICKS, ENOUGH_ROWS, ITEMS = 20, 30, 100, 1024
 
 
 class PositionBias(Diagnostic):
@@ -119,7 +119,7 @@ class PositionBias(Diagnostic):
 
 
 def _clicks(scope: Scope) -> ItemsAlong:
-    return ItemsAlong(item=scope.require_role("item"), along=scope.require_role("position"), places=2 * FIRST_PLACES, buckets=scope.buckets, label="@label",
+    return ItemsAlong(item=scope.require_role("item"), along=scope.require_role("position"), places=2 * FIRST_PLACES, capacity=ITEMS, buckets=scope.buckets, label="@label",
                       propensity=scope.schema.propensity if scope.schema.propensity in (scope.reference or scope.target) else None)
 
 
