@@ -46,15 +46,15 @@ class MiscalibratedLists(Diagnostic):
             n = int(gap.total.count)
             excess = jackknife([gap, chance], lambda t: t[0].mean - t[1].mean, unit="nats beyond chance", n=n, of="places")
             worse = jackknife([gap, impersonal], lambda t: t[0].mean - t[1].mean, unit="nats beyond lists for everyone", n=n, of="places")
-            verdict = Verdict.PASS if not excess.surely_above(WARN) else Verdict.FAIL if worse.surely_above(0.0) else Verdict.WARN
+            verdict = Verdict.WARN if excess.surely_above(WARN) else Verdict.PASS
             numbers = (f"their shares of {field} are {between(excess)} nats from those of the users' own items beyond what chance gives ({number(chance.total.mean)}); places drawn from "
                        f"everyone's items would be {number(impersonal.total.mean - chance.total.mean)} ({n:,} places)")
-            claim = {Verdict.PASS: f"Lists hold the kinds of item that their users choose: {numbers}.",
-                     Verdict.WARN: f"Lists narrow or shift what their users choose: {numbers}.",
-                     Verdict.FAIL: f"Lists fit their users' kinds of item worse than one mixture for everyone would: {numbers}."}[verdict]
+            claim = (f"Lists hold the kinds of item that their users choose: {numbers}." if verdict is Verdict.PASS else
+                     f"Lists fit their users' kinds of item worse than one mixture for everyone would: {numbers}." if worse.surely_above(0.0) else
+                     f"Lists narrow or shift what their users choose: {numbers}.")
             yield Finding(
                 code=self.code, verdict=verdict, claim=claim, place=Place(kind="field", name=field), estimate=excess, limit=WARN, sources=self.sources,
-                threshold=f"WARN surely above {WARN} nats beyond chance; FAIL when also surely farther than places drawn from everyone's items",
+                threshold=f"WARN surely above {WARN} nats beyond chance",
                 meaning="A user who likes two kinds of item and gets one loses the smaller interest, and the log forgets it too.",
                 causes=("the ranker takes the likeliest kind for every place", "one kind has most of the training rows", "the category is missing for many items"),
                 remedies=(Remedy(code="rerank_calibrated", text="Re-rank lists so that their shares of categories follow the user's profile (Steck 2018)."),
