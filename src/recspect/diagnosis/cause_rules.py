@@ -127,7 +127,7 @@ RULES: tuple[Rule, ...] = (
          verify="The share of missing values is that of training again."),
     Rule(code="new_ids", claim="{place} brings ids that training never saw: the model reads vectors nothing has trained.", signs=(_UNTRAINED,), support=(_DRIFT,),
          explains=("data.drift", "data.joint_drift", *_QUALITY, "recommendations.coverage"),
-         remedy=Remedy(code="train_unknown", text="Train more often, hide a share of ids in training (`unknown_share`) so that the unknown row is trained, or add "
+         remedy=Remedy(code="train_unknown", text="Train more often, hide a share of ids in training (unknown_share) so that the unknown row is trained, or add "
                        "fields that describe new ids."),
          verify="The share of lookups that read untrained rows falls; cold rows are no worse than without the id."),
     Rule(code="default_value", claim="{place} has values at serving in other shares than in training: a default stands in for what is not found, or the traffic is another.",
