@@ -43,7 +43,7 @@ lint: $(VENV)/.test  ## ruff, mypy on the engine, import walls
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports --no-logo
 
-bench: $(VENV)/.bench  ## measure us against a peer: make bench NAME=ig
+bench: $(VENV)/.bench $(if $(filter tables,$(NAME)),.venvs/evidently/.ready)  ## measure us against a peer: make bench NAME=ig
 	@$(PY) bench/run.py $(NAME)
 
 exam: $(VENV)/.test  ## judge the judges: planted faults found, causes named, false alarms; make exam ARGS="--programs all --seeds 5"
@@ -80,6 +80,11 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(PY)
 
 .venvs/pyspark/.ready: | $(PY)
 	@$(PY) -m pip install --disable-pip-version-check --quiet --progress-bar off --target .venvs/pyspark pyspark==4.3.0
+	@touch $@
+
+# Its pandas is older than ours, so it is only on the path of the process that the bench measures it in.
+.venvs/evidently/.ready: | $(PY)
+	@$(PY) -m pip install --disable-pip-version-check --quiet --progress-bar off --target .venvs/evidently evidently==0.7.23 'pandas<3'
 	@touch $@
 
 .venvs/%/.ready: tests/frameworks/%.txt pyproject.toml

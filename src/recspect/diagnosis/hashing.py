@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,9 +62,13 @@ def hash_values(values: Array) -> NDArray[np.uint64]:
         return np.where(np.isnan(values), _MISSING_HASH, _mix(np.where(whole, as_integer, as_bits)))
     if values.dtype.kind in "iub":
         return _mix(values.astype(np.int64).view(np.uint64))
-    digest = hashlib.blake2b
-    return np.array([int.from_bytes(digest(str(v).encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
-                     for v in values], dtype=np.uint64)
+    return np.fromiter(map(_hash_text, map(str, values)), np.uint64, len(values))
+
+
+@lru_cache(maxsize=2**17)
+def _hash_text(text: str) -> int:
+    """Kept, as the same ids come in batch after batch."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 def hash_columns(columns: Iterable[Column], rows: int) -> NDArray[np.uint64]:
