@@ -9,7 +9,13 @@ from torch import nn
 
 from _candidate_networks import SASRec, TwoTower, candidates_batch, train_sasrec, train_two_tower, users_batch
 from recspect.diagnosis.batch import Batch
-from recspect.diagnosis.probes.attribution import integrated_gradients, mean_baseline, other_rows, unknown_baseline
+from recspect.diagnosis.probes.attribution import (
+    integrated_gradients,
+    jacobian,
+    mean_baseline,
+    other_rows,
+    unknown_baseline,
+)
 from recspect.diagnosis.probes.attribution.candidates import candidate_attributions
 from recspect.diagnosis.subject import TorchSubject
 from recspect.errors import SubjectError, UsageError
@@ -130,6 +136,27 @@ def users_name(users):
     return next(iter(users))
 
 
+def test_derivatives_come_batched_also_through_averaged_kinks(trained, monkeypatch):
+    """Counted at autograd: one call for all entries of the user vector, in pieces where they would hold too much, with the same result."""
+    users, candidates = batches(trained)
+    calls, grad = [], torch.autograd.grad
+
+    def counted(outputs, inputs, *rest, **settings):
+        found = grad(outputs, inputs, *rest, **settings)
+        calls.append(settings.get("is_grads_batched", False))
+        return found
+
+    monkeypatch.setattr(torch.autograd, "grad", counted)
+    monkeypatch.setattr(jacobian, "DERIVATIVE_BYTES", 2**40)
+    whole = candidate_attributions(subject_of(trained), users, candidates, steps=3)
+    assert calls.count(True) == 1
+    for size in (1, 2**18, 2**20, 2**22):
+        monkeypatch.setattr(jacobian, "DERIVATIVE_BYTES", size)
+        parts = candidate_attributions(subject_of(trained), users, candidates, steps=3)
+        assert torch.allclose(parts.integrated, whole.integrated, rtol=0, atol=1e-12)
+    assert calls.count(True) > 2
+
+
 def test_padding_gets_exactly_nothing(trained):
     users, candidates = batches(trained)
     found = candidate_attributions(subject_of(trained), users, candidates, steps=3)
@@ -166,17 +193,31 @@ def test_the_users_side_runs_once_for_all_candidates(trained):
     assert counts[1] - counts[0] == resolving
 
 
-def test_points_are_added_until_the_bound_is_within_the_tolerance():
-    kind = ("two_tower", USER_FIELDS, train_two_tower(TwoTower()).double())
-    users, candidates = batches(kind)
-    found = candidate_attributions(subject_of(kind), users, candidates, tolerance=1e-3)
-    exact = candidate_attributions(subject_of(kind), users, candidates, steps=64)
+def parts(found):
+    """Contributions of fields, and of each entry of the history, shape [B, C, P]."""
+    return torch.cat([found.entries["history"], *(found.contributions[name].unsqueeze(2) for name in found.fields if name != "history")], 2)
+
+
+@pytest.mark.parametrize(("trained", "tolerance"), [("two_tower", 1e-3), ("sasrec", 0.05)], indirect=["trained"])
+def test_points_are_added_until_the_bound_is_within_the_tolerance(trained, tolerance):
+    users, candidates = batches(trained, users=5 if trained[0] != "sasrec" else 1, candidates=280)
+    found = candidate_attributions(subject_of(trained), users, candidates, tolerance=tolerance)
+    exact = candidate_attributions(subject_of(trained), users, candidates, steps=256 if trained[0] == "sasrec" else 64)
     assert bool(found.converged.all())
-    off = sum((found.contributions[name] - exact.contributions[name]).abs() for name in users)
-    total = sum(found.contributions[name].abs() for name in users)
+    off, total = (parts(found) - parts(exact)).abs().sum(2), parts(found).abs().sum(2)
     assert bool((off <= found.bound).all())
-    assert bool((found.bound <= 1e-3 * total + 1e-9).all())
-    assert not bool(candidate_attributions(subject_of(kind), users, candidates, steps=4).converged.any())
+    assert bool((found.bound <= tolerance * total + 1e-9).all())
+    assert not bool(candidate_attributions(subject_of(trained), users, candidates, steps=4).converged.any())
+
+
+def test_a_candidate_whose_entries_cancel_out_is_no_reason_to_go_on():
+    """Sequence models have one field: its total is the difference of two scores, which is near 0 for some candidates, however large the entries are."""
+    kind = ("sasrec", ["history"], train_sasrec(SASRec()).double())
+    users, candidates = batches(kind, users=1, candidates=280)
+    found = candidate_attributions(subject_of(kind), users, candidates, tolerance=0.05)
+    share = found.contributions["history"].abs() / found.entries["history"].abs().sum(2)
+    assert float(share.min()) < 0.01
+    assert bool(found.converged.all())
 
 
 def test_other_baselines(trained):

@@ -49,7 +49,8 @@ class CandidateAttributions:
         histories: List field to its columns, one tensor per lookup of it, each of as many as the list has entries.
         score: The logit (or value), shape [B, C].
         baseline: That of the same candidate with the user at the baseline, shape [B, C].
-        bound: Estimate from above of the error of a row's contributions, summed over fields, shape [B, C]; infinite for a fixed number of steps.
+        bound: Estimate from above of the error of a row's contributions, summed over lookups and over the entries of histories, shape [B, C]; infinite for
+            a fixed number of steps.
         points: Points of the path evaluated for each user, shape [B].
         converged: Whether the bound is within the tolerance for all candidates of the user, shape [B].
         forward_rows, backward_rows: Rows that went through the user's side of the model, forward and backward; neither depends on C beyond d.
@@ -149,7 +150,8 @@ def candidate_attributions(subject: TorchSubject, users: Batch, candidates: Batc
         baseline: Where the path of the user's fields begins, made for `subject`; default zero.
         user_vector: (model, inputs) to user vectors, shape (rows, d), where the product cannot be found.
         item_vectors: (model, inputs) to candidate vectors, shape (rows, d); together with `user_vector`.
-        tolerance: Error of the contributions to a candidate, summed over fields, as a share of their summed sizes.
+        tolerance: Error of the contributions to a candidate, summed over lookups and over the entries of histories, as a share of their summed sizes. Entries count
+            one by one, since a sequence model has one field, whose sum is the known difference of two scores, near 0 for some candidates.
         maximum_points: Gauss-Legendre rules of 2, 4, 8, ... points are tried up to so many, until the bound is within the tolerance.
         steps: A fixed number of points instead. Kinks are averaged in either case (see `kinks`).
         budget_mib: Memory that derivatives of the user vectors may take at a time.
@@ -292,9 +294,6 @@ def _integrated(recording: Recording, read_out: ReadOut, vectors: Tensor, offset
     integrated = torch.zeros(b, len(directions), recording.width, dtype=torch.float64)
     points, converged = torch.zeros(b, dtype=torch.int64), torch.zeros(b, dtype=torch.bool)
     bound = torch.full((b, len(vectors)), float("inf"), dtype=torch.float64)
-    by_field = torch.zeros(recording.width, len(recording.by_field), dtype=torch.float64)
-    for k, places in enumerate(recording.by_field.values()):
-        by_field[places, k] = 1
     active, last = whole, None
     n = steps or 2
     noise = 16 * torch.finfo(recording.score.dtype).eps
@@ -304,17 +303,16 @@ def _integrated(recording: Recording, read_out: ReadOut, vectors: Tensor, offset
         points[active] += n
         if steps is not None:
             break
-        fields = torch.einsum("bkp,pf,ck->bcf", now, by_field, double)
         if last is not None:
-            residual = (fields.sum(2) - (score - begin)[active]).abs()
-            total = fields.abs().sum(2)
+            residual = (now.sum(2) @ double.T - (score - begin)[active]).abs()
+            total, change = _sizes(now, double, budget_mib), _sizes(now - last, double, budget_mib)
             floor = noise * (total + score[active].abs() + begin[active].abs())
-            error = (fields - last).abs().sum(2) * (AVERAGED_FACTOR if kinked else 1.0) + residual
+            error = change * (AVERAGED_FACTOR if kinked else 1.0) + residual
             bound[active] = error + floor
             done = (error <= tolerance * total + floor).all(1)
             converged[active] = done
-            active, fields = active[~done.numpy()], fields[~done]
-        last, n = fields, 2 * n
+            active, now = active[~done.numpy()], now[~done]
+        last, n = now, 2 * n
         if not len(active):
             break
     kind = recording.score.dtype
@@ -323,6 +321,12 @@ def _integrated(recording: Recording, read_out: ReadOut, vectors: Tensor, offset
         fields=tuple(recording.by_field), integrated=integrated, vectors=double, columns=recording.by_field, histories=recording.by_entry,
         score=score.to(kind), baseline=begin.to(kind), bound=bound.to(kind), points=points, converged=converged,
         forward_rows=rows + 2 * b, backward_rows=rows * len(directions), candidate_rows=0)
+
+
+def _sizes(integrated: Tensor, vectors: Tensor, budget_mib: float) -> Tensor:
+    """Sizes of contributions summed over columns, shape [B, C]; entries of a history count one by one, since they may cancel in the field's sum."""
+    together = max(1, int(budget_mib * 2**20 // (8 * len(vectors) * max(1, integrated.shape[2]))))
+    return torch.cat([torch.einsum("bkp,ck->bcp", part, vectors).abs_().sum(2) for part in integrated.split(together)])
 
 
 def _verify(recording: Recording, found: CandidateAttributions, users: NDArray[np.int64], candidates: NDArray[np.int64]) -> None:

@@ -16,6 +16,9 @@ from recspect.diagnosis.probes.attribution.points import Recording
 from recspect.diagnosis.probes.attribution.quadrature import edges
 from recspect.diagnosis.probes.attribution.readout import ReadOut, plain_kernels
 
+DERIVATIVE_BYTES = 64 * 2**20
+"""What derivatives in several directions may hold at a time, by the layout's count: beyond, memory that is no longer in the cache costs more than calls do."""
+
 Rule = tuple[NDArray[np.float64], NDArray[np.float64]]
 Rest = tuple[Tensor, Tensor]
 """Vector [d] and offset of the candidate that the recording holds: score - vector . u - offset is the part of the user alone."""
@@ -71,7 +74,7 @@ def _jacobian(recording: Recording, read_out: ReadOut, directions: Tensor, users
                 score = recording.forward(n, rows, moved, dense)
         out = _extended(score, read_out, rest)
         require_gradient(out, of="the user vector")
-        gradients = _derivatives(out, leaves, directions)
+        gradients = _derivatives(out, leaves, directions, max(1, DERIVATIVE_BYTES // (recording.layout.point_bytes * n * b)))
     weight = torch.as_tensor(weights)
     parts = []
     for group, gradient in zip(recording.groups, gradients, strict=False):
@@ -98,11 +101,19 @@ def _extended(score: Tensor, read_out: ReadOut, rest: Rest | None) -> Tensor:
     return u if rest is None else torch.cat([u, (score - u @ rest[0] - rest[1]).unsqueeze(1)], 1)
 
 
-def _derivatives(out: Tensor, leaves: list[Tensor], directions: Tensor) -> tuple[Tensor | None, ...]:
-    """Of out . direction by each leaf, shape [K, ...]; None where there is none. Batched, or one by one where an operation cannot be."""
+def _derivatives(out: Tensor, leaves: list[Tensor], directions: Tensor, together: int) -> tuple[Tensor | None, ...]:
+    """Of out . direction by each leaf, shape [K, ...]; None where there is none. Batched, so many at a time, or one by one where an operation cannot be."""
     each = directions.to(out).unsqueeze(1).expand(-1, *out.shape)
-    try:
-        return torch.autograd.grad(out, leaves, each, is_grads_batched=True, allow_unused=True, retain_graph=True)
-    except RuntimeError:
+
+    def one_by_one() -> list[tuple[Tensor | None, ...]]:
         found = [torch.autograd.grad(out, leaves, one, allow_unused=True, retain_graph=True) for one in each]
-        return tuple(None if values[0] is None else torch.stack(values) for values in zip(*found, strict=True))  # type: ignore[arg-type]
+        return [tuple(None if value is None else value.unsqueeze(0) for value in values) for values in found]
+
+    if together == 1:
+        parts = one_by_one()
+    else:
+        try:
+            parts = [torch.autograd.grad(out, leaves, some, is_grads_batched=True, allow_unused=True, retain_graph=True) for some in each.split(together)]
+        except RuntimeError:
+            parts = one_by_one()
+    return tuple(None if values[0] is None else torch.cat(values) for values in zip(*parts, strict=True))  # type: ignore[arg-type]

@@ -179,7 +179,7 @@ class _Averaged(torch.autograd.Function):
         if isinstance(slope, Tensor) or slope:
             mean.add_(slope)
         # gradients that vmap batches cannot be multiplied into one that is not
-        batched = torch._C._functorch.is_batchedtensor(gradient)  # noqa: SLF001
+        batched = torch._C._functorch.is_batchedtensor(gradient) or torch._C._functorch.is_legacy_batchedtensor(gradient)  # noqa: SLF001
         return mean * gradient if batched else mean.mul_(gradient), None, None, None, None
 
 
