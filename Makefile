@@ -43,7 +43,7 @@ lint: $(VENV)/.test  ## ruff, mypy on the engine, import walls
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports --no-logo
 
-bench: $(VENV)/.bench $(if $(filter tables,$(NAME)),.venvs/evidently/.ready)  ## measure us against a peer: make bench NAME=ig
+bench: $(VENV)/.bench $(if $(filter tables correctness,$(NAME)),.venvs/evidently/.ready)  ## measure us against a peer: make bench NAME=ig
 	@$(PY) bench/run.py $(NAME)
 
 exam: $(VENV)/.test  ## judge the judges: planted faults found, causes named, false alarms; make exam ARGS="--programs all --seeds 5"
