@@ -54,6 +54,10 @@ def test_healthy_findings_have_no_cause():
     ([found("data.label_maturity", WARN, "newest held-out rows", kind="slice"), found("data.change_point", FAIL), found("predictions.calibration", FAIL)], "late_labels"),
     ([found("predictions.normalised_entropy", FAIL), found("predictions.ranking_quality", WARN)], "nothing_learned"),
     ([found("predictions.group_gap", FAIL, "segment=trial", kind="slice")], "bad_slice"),
+    ([found("data.replay", FAIL, "price"), found("data.drift", FAIL, "price")], "serving_skew"),
+    ([found("features.hash_collisions", FAIL, "user"), found("predictions.cold_start", WARN, "user")], "small_table"),
+    ([found("recommendations.position_bias", FAIL), found("recommendations.popularity_bias", WARN)], "position_in_labels"),
+    ([found("recommendations.homogenisation", WARN), found("recommendations.popularity_bias", WARN)], "feedback_loop"),
     ([found("data.sample_ratio", FAIL), found("training.overfitting", WARN)], "sample_ratio_mismatch"),
 ])
 def test_a_pattern_has_its_cause_whatever_the_order(findings, cause):
