@@ -168,7 +168,7 @@ def doctor(run: Annotated[Path | None, typer.Argument(help="run directory")] = N
 def exam(programs: Annotated[str, typer.Option(help="worlds and architectures, such as feed/silu,shop/deepfm; `all` for every one")] = "",
          seeds: Annotated[int, typer.Option(help="seeds per program")] = 1,
          severity: Annotated[str, typer.Option(help="barely, typical, gross; several with commas")] = "barely,typical",
-         faults: Annotated[str, typer.Option(help="only these faults; several with commas")] = "",
+         faults: Annotated[str, typer.Option(help="only these faults; several with commas; none for healthy runs alone")] = "",
          out: Annotated[Path, typer.Option(help="file of outcomes; an exam that was stopped goes on with it")] = Path("runs/exam.jsonl"),
          workers: Annotated[int, typer.Option(help="processes")] = 2) -> None:
     """Judge the judges: plant faults in worlds whose truth is known, and count what is found and named."""

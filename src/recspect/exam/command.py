@@ -29,7 +29,8 @@ def run(programs: str, seeds: int, severities: str, faults: str, out: Path, work
         raise UsageError(f"{seeds} seeds and {workers} workers, expected 1 or more of each")
     chosen = tuple(PROGRAMS) if programs == "all" else _known(programs, PROGRAMS, "program") or JUDGED
     levels = _known(severities, SEVERITIES, "severity") or SEVERITIES
-    sheets = list(cells(chosen, range(FIRST_SEED, FIRST_SEED + seeds), levels, _known(faults, FAULTS, "fault") or None))
+    planted = () if faults == "none" else _known(faults, FAULTS, "fault") or None
+    sheets = list(cells(chosen, range(FIRST_SEED, FIRST_SEED + seeds), levels, planted))
     require_writable(out)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by the processes that are started
     outcomes = []
