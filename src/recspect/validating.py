@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 
+import narwhals as nw
 import numpy as np
 
 from recspect.diagnosis.batch import Batch, Categorical, Ragged, concatenate, describe
@@ -48,6 +49,25 @@ def validate(schema: Schema, source: Source, *, need: Sequence[Role] = ()) -> No
     for label in schema.labels:
         _validate_label(label, sample)
     _validate_roles(schema, sample)
+
+
+def require_one_clock(schema: Schema, first: Source, second: Source) -> None:
+    """Make sure that the times of both tables have a time zone, or neither's: else equal times can lie hours apart.
+
+    Raises:
+        DataError: One has a zone and the other has none. Sources that do not tell their types are not looked at.
+    """
+    zones: list[tuple[str, str]] = []
+    for source in (first, second):
+        frame = None if schema.time is None else source.frame()
+        kind = None if frame is None else frame.collect_schema().get(schema.time or "")
+        if not isinstance(kind, nw.Datetime):
+            return
+        zones.append((kind.time_zone or "", source.name))
+    (none, bare), (zone, zoned) = sorted(zones)
+    if zone and not none:
+        raise DataError(f"the times {schema.time!r} of {zoned} have the zone {zone}, those of {bare} have none: hours may lie between equal times",
+                        hint="give both a zone (they are then compared in UTC), or write both in UTC without one")
 
 
 def _validate_field(field: Field, sample: Batch) -> None:

@@ -20,7 +20,7 @@ def _shared(finding: Finding, _: Sequence[Finding]) -> bool:
 
 def _repeated(finding: Finding, _: Sequence[Finding]) -> bool:
     """Rows repeated within training."""
-    return "repeat" in finding.claim
+    return "training rows repeat" in finding.claim
 
 
 def _often_repeated(finding: Finding, others: Sequence[Finding]) -> bool:

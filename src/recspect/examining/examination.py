@@ -23,6 +23,7 @@ from recspect.examining.overview import NEEDS, overview
 from recspect.examining.sampling import all_rows
 from recspect.examining.tables import fitted_baselines, sample_of, standard_probes
 from recspect.schema import Schema
+from recspect.validating import require_one_clock, validate
 
 FLOW_ROWS, EPOCH_FLOW_ROWS = 4096, 1024
 """Held-out rows on which flows through layers are measured, for the model and for the model after each epoch."""
@@ -102,8 +103,6 @@ def examine_table(target: Any, schema: Schema, *, reference: Any = None, slices:
     Raises:
         DataError, SchemaError: The table does not fit the schema.
     """
-    from recspect.drafting import validate
-
     target = read(target, name="held-out rows")
     validate(schema, target, need=())
     side, other = Side(), Side()
@@ -112,6 +111,7 @@ def examine_table(target: Any, schema: Schema, *, reference: Any = None, slices:
     if reference is not None:
         reference = read(reference, name="training rows")
         validate(schema.with_roles(score=None) if schema.score not in reference.columns else schema, reference, need=())
+        require_one_clock(schema, target, reference)
         train_probes = standard_probes(schema, reference.columns,
                                        score_from_table=schema.score in reference.columns)
         if schema.item is not None and schema.labels:
@@ -154,8 +154,11 @@ def examine(subject: Subject, target: Any, schema: Schema, *, reference: Any = N
     """
     from recspect.diagnosis.probes.internals import ScoreProbe
 
-    held_out = _loaded(read(target, name="held-out rows"))
-    train = None if reference is None else _loaded(read(reference, name="training rows"))
+    sources = [read(rows, name=name) for rows, name in ((target, "held-out rows"), (reference, "training rows")) if rows is not None]
+    if reference is not None:
+        require_one_clock(schema, *sources)
+    held_out, *others = map(_loaded, sources)
+    train = others[0] if others else None
     fields = subject.fields or schema.field_names
     side, other = Side(), Side()
     scores = ScoreProbe(subject, others={f"@score:epoch-{epoch}": model for epoch, model in sorted((epochs or {}).items())})

@@ -35,6 +35,8 @@ from recspect.schema import Field, Kind
 
 FAIL, WARN = 0.25, 0.10
 SHOWN = 10
+FEW = 5
+"""Buckets of users: rows of fewer on one side only are those of a few users."""
 MANY = 1000
 """With more categories than this a field is treated like an id."""
 
@@ -127,6 +129,9 @@ def _drifts(target: Tally, reference: Tally, scope: Scope) -> list[_Drift]:
         now, before = target.get_summary(_stat(field, scope)), reference.get_summary(_stat(field, scope))
         for side, name in ((now.total, "the held-out rows"), (before.total, "the training rows")):
             require_rows(side.count + (side.missing if field.kind is Kind.NUMERIC else 0), name)
+        if min(now.count, before.count) < FEW <= max(now.count, before.count):
+            raise Unavailable(f"{'the held-out rows' if now.count < before.count else 'the training rows'} come from too few {scope.cluster_name} to tell a change "
+                              "from the ways of these few")
         try:
             drifts.append(_measure(field, now, before, scope))
         except Unavailable:

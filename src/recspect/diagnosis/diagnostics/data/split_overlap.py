@@ -1,4 +1,4 @@
-"""Are rows of the held-out side also among the training rows, and do training rows repeat?"""
+"""Are rows of the held-out side also among the training rows, and do rows of a side repeat?"""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class SplitOverlap(Diagnostic):
     """
 
     code = "data.split_overlap"
-    question = "Are rows of the held-out side also among the training rows, and do training rows repeat?"
+    question = "Are rows of the held-out side also among the training rows, and do rows of a side repeat?"
     sources = ("Bar-Yossef et al. 2002 (sampling by smallest hash)", "Barz and Denzler 2020 (near-duplicates across splits)")
 
     def needs(self, scope: Scope) -> Needs:
@@ -44,7 +44,7 @@ class SplitOverlap(Diagnostic):
         return Needs.of(both=[stat, *by_user])
 
     def judge(self, target: Tally, reference: Tally, scope: Scope) -> Iterable[Finding]:
-        """One finding about the split, one about repeats within training where there are many."""
+        """One finding about the split, and one about repeats within a side where there are many."""
         stat = _stat(scope)
         now, before = target.get_summary(stat), reference.get_summary(stat)
         require_rows(now.count, "the held-out rows")
@@ -55,8 +55,9 @@ class SplitOverlap(Diagnostic):
         is_event = _is_event(scope, stat)
         error = 0.0 if is_event else _error_by_user(target.get_summary(_by_user(scope, stat)), reference.get_summary(_by_user(scope, stat)), now, before)
         yield self._across(overlap, repeated, 0.0 if is_event else _coincidence(before), error, is_event=is_event, columns=len(stat.over))
-        if is_event and (repeated.value > WITHIN or repeated.surely_above(WITHIN)):
-            yield self._within(repeated)
+        for share, side in ((repeated, "training"), (now.duplicate_share(), "held-out")):
+            if is_event and share is not None and (share.value > WITHIN or share.surely_above(WITHIN)):
+                yield self._within(share, side)
 
     def _across(self, overlap: Estimate, repeated: Estimate, expected: float, error: float, *, is_event: bool, columns: int) -> Finding:
         excess = _excess(overlap, expected, error)
@@ -86,16 +87,19 @@ class SplitOverlap(Diagnostic):
                            values=(overlap.value, expected, repeated.value), highlighted=("held-out rows in training",),
                            caption=f"{overlap.n:,} held-out and {repeated.n:,} training rows"),))
 
-    def _within(self, repeated: Estimate) -> Finding:
+    def _within(self, repeated: Estimate, side: str) -> Finding:
+        trained = side == "training"
         return Finding(
-            code=self.code, verdict=Verdict.WARN, estimate=repeated, place=Place(), sources=self.sources, limit=WITHIN, concerns=repeated.value,
-            claim=f"{percent(repeated.value)} of {repeated.n:,} training rows repeat an event that is already there.",
-            threshold=f"WARN when more than {percent(WITHIN)} of training rows repeat another",
-            meaning="A repeated event counts twice: the model fits it harder, and intervals look narrower than they are.",
+            code=self.code, verdict=Verdict.WARN, estimate=repeated, place=Place() if trained else Place(kind="slice", name="held-out rows"),
+            sources=self.sources, limit=WITHIN, concerns=repeated.value,
+            claim=f"{percent(repeated.value)} of {repeated.n:,} {side} rows repeat an event that is already there.",
+            threshold=f"WARN when more than {percent(WITHIN)} of {side} rows repeat another",
+            meaning=f"A repeated event counts twice: {'the model fits it harder' if trained else 'quality is mostly that of the repeated events'}, and intervals "
+                    "look narrower than they are.",
             causes=("an ingestion job was run twice, or delivers at least once", "a join matched several rows on the other side"),
             remedies=(Remedy(code="deduplicate", text="Keep one row per event; if repeats are meant, use a weight column."),),
-            evidence=(Bars(title="How many training rows repeat another?", unit="share of rows", names=("repeated", "all others"),
-                           values=(repeated.value, 1 - repeated.value), caption=f"{repeated.n:,} training rows"),))
+            evidence=(Bars(title=f"How many {side} rows repeat another?", unit="share of rows", names=("repeated", "all others"),
+                           values=(repeated.value, 1 - repeated.value), caption=f"{repeated.n:,} {side} rows"),))
 
 
 def _stat(scope: Scope) -> BottomK:

@@ -165,7 +165,7 @@ def _slope(sums: Floats, x: Floats, weight: Floats) -> float:
 
 
 def _entropy(sums: Floats) -> Floats:
-    b = sums[..., POSITIVE] / sums[..., ROWS]
     with np.errstate(divide="ignore", invalid="ignore"):
+        b = sums[..., POSITIVE] / sums[..., ROWS]
         found: Floats = sums[..., LOSS] / sums[..., ROWS] / -(b * np.log(b) + (1 - b) * np.log(1 - b))
     return found
