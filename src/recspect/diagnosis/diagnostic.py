@@ -24,6 +24,7 @@ Columns that probes add and that stats may ask for (all begin with '@'):
                                 sigmoid or tanh was given, a matrix
     @row:f                      table row(s) that field f reads
     @embedding:f @uses:f        one row per table row: its vector, and how often training read it
+    @weights:l                  one row for each entry of the longer side of the weight matrix of layer l
     @step @epoch @series @place @value     training internals (read with the stat `Series`)
     @list:user @list:item @list:rank @list:score @list:popularity @list:group @list:profile_popularity     recommended lists
     @list:calibration:f @list:calibration_by_chance:f @list:calibration_impersonal:f @list:generation     how far from the user's categories; of which model

@@ -197,6 +197,7 @@ def _look_inside(subject: TorchSubject, trained: TorchSubject, schema: Schema, h
     from recspect.diagnosis.probes.attribution import AttributionProbe, mean_baseline
     from recspect.diagnosis.probes.internals import InternalsProbe, RowProbe
     from recspect.examining.embedding_tables import table_rows
+    from recspect.examining.weight_matrices import weight_matrices
 
     label = "@label" if schema.labels else None
     internals, rows, read_in_training = InternalsProbe(subject, label=label), RowProbe(subject), RowProbe(trained)
@@ -219,6 +220,7 @@ def _look_inside(subject: TorchSubject, trained: TorchSubject, schema: Schema, h
             view = View.over(read(table, name=f"the embedding table of {name}"))
             side.views.append(view)
             other.views.append(view)
+    side.views += [View.over(read(matrix, name=f"the weights of {name}")) for name, matrix in weight_matrices(subject).items()]
     return layers, tuple(rows.tables())
 
 

@@ -7,14 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from recspect.diagnosis.diagnostic import Diagnostic, Needs, Scope
-from recspect.diagnosis.diagnostics.embeddings.spectrum import gaussian_effective_rank
+from recspect.diagnosis.diagnostics.embeddings.spectrum import gaussian_effective_rank, table_key
 from recspect.diagnosis.diagnostics.policy import names
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.evidence import Curve, Line, RankedTable
 from recspect.diagnosis.finding import Finding, Place, Remedy, Verdict
-from recspect.diagnosis.slice import ALL, Slice, Term
-from recspect.diagnosis.stats.gram import Gram, GramSummary
-from recspect.diagnosis.tally import Key, Tally
+from recspect.diagnosis.stats.gram import GramSummary
+from recspect.diagnosis.tally import Tally
 from recspect.errors import Unavailable
 
 FAIL, WARN = 0.25, 0.60
@@ -35,7 +34,7 @@ class Collapse(Diagnostic):
                "Marchenko and Pastur 1967 (what a random table gives)")
 
     def needs(self, scope: Scope) -> Needs:
-        keys = tuple(_key(field, scope) for field in scope.tables if _column(field) in scope.target)
+        keys = tuple(table_key(field, scope) for field in scope.tables if f"@embedding:{field}" in scope.target)
         if not keys:
             raise Unavailable("no embedding tables were seen", hint="examine a PyTorch model together with its training rows")
         return Needs(target=keys)
@@ -44,7 +43,7 @@ class Collapse(Diagnostic):
         tables: dict[str, GramSummary] = {}
         left_out: list[str] = []
         for field in scope.tables:
-            slice_, stat = _key(field, scope)
+            slice_, stat = table_key(field, scope)
             if not target.has(stat, slice_):
                 continue
             summary = target.get_summary(stat, slice_)
@@ -87,16 +86,6 @@ class Collapse(Diagnostic):
                       Remedy(code="narrow_embeddings", text="Use narrower embeddings for this field."),
                       Remedy(code="multiple_embeddings", text="Give the field several embedding sets with interactions of their own (multi-embedding).")),
             evidence=evidence, sources=self.sources)
-
-
-def _column(field: str) -> str:
-    return f"@embedding:{field}"
-
-
-def _key(field: str, scope: Scope) -> Key:
-    """The table's rows that training read, where that is known."""
-    uses = f"@uses:{field}"
-    return Slice((Term(uses, ">", "0"),)) if uses in scope.target else ALL, Gram(column=_column(field))
 
 
 def _share(summary: GramSummary) -> float:
