@@ -32,6 +32,8 @@ from recspect.diagnosis.stats.errors import PredictionError
 from recspect.diagnosis.stats.field_flow import FieldFlow
 from recspect.diagnosis.stats.gram import Gram
 from recspect.diagnosis.stats.inverse_propensity import InversePropensity
+from recspect.diagnosis.stats.items_along import ItemsAlong
+from recspect.diagnosis.stats.keyed_rows import KeyedRows
 from recspect.diagnosis.stats.later import Later
 from recspect.diagnosis.stats.measures import NDCG, AreaUnderCurve, AveragePrecision, Recall, ReciprocalRank
 from recspect.diagnosis.stats.missing import Missing
@@ -44,6 +46,7 @@ from recspect.diagnosis.stats.row_sample import RowSample
 from recspect.diagnosis.stats.sample import BottomK
 from recspect.diagnosis.stats.score_label import ScoreLabel
 from recspect.diagnosis.stats.series import Series
+from recspect.diagnosis.stats.shared_rows import SharedRows
 from recspect.diagnosis.stats.time_blocks import TimeBlocks
 from recspect.diagnosis.stats.units import UnitActivity
 from recspect.diagnosis.tally import Tally
@@ -119,6 +122,8 @@ READ: tuple[Stat, ...] = (
     TimeBlocks(time="time", width=86_400.0, capacity=16, cluster="user", buckets=3), TimeBlocks(time="@step", time_unit="row", width=9.0, cluster="user", score=None),
     RowSample(categories=("text", "user"), numbers=("price",), cluster="user", buckets=3, k=32), Later(column="time", than="day"),
     InversePropensity(column="@score"),
+    SharedRows(column="user", buckets=20, label="@label", capacity=40), KeyedRows(key=("user", "text"), categories=("flag",), numbers=("price",), k=32),
+    ItemsAlong(item="text", along="time", width=86_400.0, places=8, capacity=4, cluster="user", buckets=3, label="@label"),
     Gram(column="e"), UnitActivity(column="h"), Series(name="loss/train", capacity=64, places=2),
 )
 """Stats that are added up from batches."""
