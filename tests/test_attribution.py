@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.probes.attribution import (
@@ -15,6 +16,7 @@ from recspect.diagnosis.probes.attribution import (
     mean_baseline,
     other_rows,
     path_rule,
+    points,
     sampled_rows,
     unknown_baseline,
 )
@@ -343,6 +345,130 @@ def test_a_model_that_hides_a_path_from_gradients_does_not_converge():
     hidden = TorchSubject(model, fields=list(batch), forward=lambda m, x: m(x) + m.tables[0](x["f0"]).detach().sum(1))
     found = integrated_gradients(hidden, batch, tolerance=0.01)
     assert float(found.converged.double().mean()) < 0.2
+
+
+# ---------------------------------------------------------------------- first layers
+
+
+class Tenth(torch.autograd.Function):
+    """A copy whose gradient is a tenth."""
+
+    @staticmethod
+    def forward(_ctx, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(_ctx, gradient):
+        return gradient / 10
+
+
+class Joined(nn.Module):
+    """Three fields, whose vectors of 4 numbers reach the first layer as `join` gives them."""
+
+    def __init__(self, join, width, activation=nn.SiLU):
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(20, 4) for _ in range(3))
+        self.join, self.mlp = join, nn.Sequential(nn.Linear(width, 16), activation(), nn.Linear(16, 1))
+
+    def top(self, *vectors):
+        return self.mlp(self.join(*vectors)).squeeze(1) + (vectors[0] * vectors[2]).sum(1)
+
+    def forward(self, x):
+        return self.top(*(table(ids) for table, ids in zip(self.tables, x.values(), strict=True)))
+
+
+class WholeFirstLayers(TorchFunctionMode):
+    """Counts calls of the first layer with all of its columns, by their number of rows."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.width, self.calls = width, {}
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is nn.functional.linear and args[1].shape == (16, self.width):
+            self.calls[len(args[0])] = self.calls.get(len(args[0]), 0) + 1
+        return func(*args, **(kwargs or {}))
+
+
+JOINS = {  # how vectors are joined, columns, and whether the layer need not run at every point
+    "concatenated": (lambda *v: torch.cat(v, 1), 12, True),
+    "stacked": (lambda *v: torch.stack(v, 1).flatten(1), 12, True),
+    "stacked otherwise": (lambda *v: torch.stack(v, 1).transpose(1, 2).flatten(1), 12, True),
+    "one of them twice": (lambda *v: torch.hstack([*v, v[0]]), 16, True),
+    "with products": (lambda *v: torch.cat([*v, v[0] * v[1], v[1] * v[2]], 1), 20, True),
+    "one of them scaled": (lambda a, b, c: torch.cat([a, 2 * b, c], 1), 12, True),
+    "one of them detached": (lambda a, b, c: torch.cat([a, b.detach(), c], 1), 12, True),
+    "one of them with another gradient": (lambda a, b, c: torch.cat([a, b, Tenth.apply(c)], 1), 12, True),
+    "cut": (lambda *v: torch.maximum(torch.cat(v, 1), torch.tensor(-1.0)), 12, False),
+    "cut near zero": (lambda *v: nn.functional.hardshrink(torch.cat(v, 1), 1e-3), 12, False),
+    "all with another gradient": (lambda *v: Tenth.apply(torch.cat(v, 1)), 12, False),
+    "stacked with a detached one": (lambda a, b, c: torch.stack([a, b.detach(), c], 1).flatten(1), 12, False),
+    "multiplied": (lambda a, b, c: torch.cat([a * b, b * c, a * c], 1), 12, False),
+}
+
+
+def joined_network(join, width, activation=nn.SiLU):
+    torch.manual_seed(0)
+    model = Joined(join, width, activation).double().eval()
+    batch = Batch({name: np.random.default_rng(k).integers(0, 20, 7) for k, name in enumerate("abc")})
+    return TorchSubject(model, fields=list(batch)), batch
+
+
+@pytest.mark.parametrize("name", JOINS)
+def test_a_first_layer_that_reads_copies_runs_at_two_points_and_contributions_are_those_of_a_loop(name):
+    join, width, straight = JOINS[name]
+    subject, batch = joined_network(join, width)
+    with WholeFirstLayers(width) as seen:
+        found = matrix(integrated_gradients(subject, batch, steps=11))
+    assert (77 in seen.calls) is not straight
+    vectors = [table(torch.from_numpy(batch[field])).detach() for table, field in zip(subject.model.tables, batch, strict=True)]
+    expected = torch.zeros(7, 3, dtype=torch.float64)
+    for node, weight in zip(*path_rule("gauss_legendre", 11), strict=True):
+        leaves = [(node * v).requires_grad_() for v in vectors]
+        gradients = torch.autograd.grad(subject.model.top(*leaves).sum(), leaves, allow_unused=True, materialize_grads=True)
+        expected += weight * torch.stack([(gradient * v).sum(1) for gradient, v in zip(gradients, vectors, strict=True)], 1)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("settings", [{"steps": 20}, {"steps": 20, "chunk_rows": 9}, {"tolerance": 0.01}, {"steps": 20, "rule": "gauss_legendre"}])
+@pytest.mark.parametrize("name", ["concatenated", "with products", "one of them detached"])
+def test_averaged_kinks_losses_baselines_and_windows_of_the_path_are_the_same_without_first_layers_apart(name, settings, monkeypatch):
+    subject, batch = joined_network(*JOINS[name][:2], activation=nn.ReLU)
+    baseline = mean_baseline(subject, batch.with_columns({"a": batch["b"]}))
+    label = np.arange(7) % 2
+    one = integrated_gradients(subject, batch, baseline=baseline, label=label, **settings)
+    monkeypatch.setattr(points, "pays", lambda _rules, _nodes: False)
+    other = integrated_gradients(subject, batch, baseline=baseline, label=label, **settings)
+    for field in batch:
+        assert torch.allclose(one.reliance[field], other.reliance[field], rtol=0, atol=1e-12)
+        assert torch.allclose(one.usefulness[field], other.usefulness[field], rtol=0, atol=1e-12)
+    assert one.points.tolist() == other.points.tolist()
+
+
+def test_lists_read_entry_by_entry_and_columns_of_a_fused_lookup_keep_their_contributions(monkeypatch):
+    class Entries(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.item, self.fused = nn.Embedding(30, 4), nn.Embedding(30, 3)
+            self.mlp = nn.Sequential(nn.Linear(26, 16), nn.ReLU(), nn.Linear(16, 1))
+
+        def forward(self, x):
+            fused = self.fused(torch.stack([x["a"], x["b"]], 1))
+            return self.mlp(torch.cat([fused.flatten(1), self.item(x["history"]).flatten(1)], 1)).squeeze(1)
+
+    torch.manual_seed(0)
+    r = np.random.default_rng(0)
+    batch = Batch({"history": r.integers(0, 30, (7, 5)), "a": r.integers(0, 30, 7), "b": r.integers(0, 30, 7)})
+    subject = TorchSubject(Entries().double().eval(), fields=list(batch))
+    with WholeFirstLayers(26) as seen:
+        one = integrated_gradients(subject, batch, steps=20)
+    assert 140 not in seen.calls
+    monkeypatch.setattr(points, "pays", lambda _rules, _nodes: False)
+    with WholeFirstLayers(26) as seen:
+        other = integrated_gradients(subject, batch, steps=20)
+    assert 140 in seen.calls
+    assert torch.allclose(matrix(one), matrix(other), rtol=0, atol=1e-12)
+    assert torch.allclose(one.entries["history"], other.entries["history"], rtol=0, atol=1e-12)
 
 
 # ---------------------------------------------------------------------- baselines

@@ -219,8 +219,8 @@ class AveragedKinks(TorchFunctionMode):
         return _Averaged.apply(z, lambda value: plain(value, *rest, **named), shape, self.cells, in_place)
 
 
-def averaging(subject: TorchSubject, mode: AveragedKinks) -> TorchSubject:
-    """The subject with its kinks averaged: the model runs inside the mode, the recorder outside, whose own calls would otherwise pass through the mode."""
+def running_in(mode: TorchFunctionMode, subject: TorchSubject) -> TorchSubject:
+    """The subject in a mode such as that of averaged kinks: the model runs inside the mode, the recorder outside, whose own calls would otherwise pass through the mode."""
     inside = copy(subject)
 
     def forward(model: nn.Module, inputs: Any) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,15 @@ from torch import Tensor
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.lookups import Lookup, loss_slope, require_gradient
 from recspect.diagnosis.probes.attribution.baselines import Baseline
-from recspect.diagnosis.probes.attribution.kinks import AveragedKinks, Cells, Scratch, averaging
+from recspect.diagnosis.probes.attribution.first_layers import (
+    Copied,
+    StraightLines,
+    copied_columns,
+    elements,
+    pays,
+    summed_over_nodes,
+)
+from recspect.diagnosis.probes.attribution.kinks import AveragedKinks, Cells, Scratch, running_in
 from recspect.diagnosis.sites import Site, Sites, check_same, input_tensors
 from recspect.diagnosis.subject import TorchSubject
 from recspect.errors import SubjectError
@@ -36,6 +45,7 @@ class Layout:
         point_bytes: About what a row holds while a point is evaluated: saved activations, their gradients and averaged slopes, moved lookups and their gradients.
         columns: C.
         kinked: Whether the model has activations whose kinks are averaged.
+        copied: Which linear layers read which elements of the lookups.
     """
 
     per_row: tuple[bool, ...]
@@ -43,6 +53,7 @@ class Layout:
     point_bytes: int
     columns: int
     kinked: bool
+    copied: Copied
 
     @classmethod
     def of(cls, subject: TorchSubject, sites: Sites, stack: list[str], batch: Batch) -> Layout:
@@ -77,7 +88,8 @@ class Layout:
         saved = sum(size for address, size in held.items() if address not in known) // 2
         looked = sum(value.numel() * value.element_size() for value, grows in zip(values, per_row, strict=True) if grows) // 2
         columns = sum(value.numel() // value.shape[-1] for value, grows in zip(values, per_row, strict=True) if grows) // 2 + len(sites.dense)
-        return cls(tuple(per_row), _repeatable(once, twice), max(1, 4 * saved + 4 * looked), columns, mode.met > 0)
+        copied = copied_columns(subject, sites, stack, twice, values)
+        return cls(tuple(per_row), _repeatable(once, twice), max(1, 4 * saved + 4 * looked), columns, mode.met > 0, copied)
 
 
 def _row_by_row(a: Lookup, b: Lookup) -> bool:
@@ -158,19 +170,12 @@ def over_nodes(gradients: Sequence[Tensor | None], weights: Tensor) -> list[Tens
         storage, start = gradient.untyped_storage(), gradient.storage_offset()
         inside = start + sum((size - 1) * step for size, step in zip(shape, strides[1:], strict=True)) < strides[0]
         if not inside or storage.nbytes() != n * rows * strides[0] * gradient.element_size():
-            found.append(_contracted(gradient.reshape(n, rows, -1), weights).reshape(-1, rows, *shape))
+            found.append(summed_over_nodes(gradient.reshape(n, rows, -1), weights).reshape(-1, rows, *shape))
             continue
         if storage.data_ptr() not in blocks:
-            blocks[storage.data_ptr()] = _contracted(gradient.as_strided((n, rows, strides[0]), (rows * strides[0], strides[0], 1), 0), weights)
+            blocks[storage.data_ptr()] = summed_over_nodes(gradient.as_strided((n, rows, strides[0]), (rows * strides[0], strides[0], 1), 0), weights)
         found.append(blocks[storage.data_ptr()].as_strided((len(weights), rows, *shape), (rows * strides[0], *strides), start))
     return found
-
-
-def _contracted(block: Tensor, weights: Tensor) -> Tensor:
-    """Sum over n of weights [R, n] or [R, n, B] times block [n, B, S], shape [R, B, S], contiguous."""
-    if weights.dim() == 2:
-        return (weights @ block.flatten(1)).reshape(-1, *block.shape[1:])
-    return torch.bmm(weights.permute(2, 0, 1), block.transpose(0, 1)).transpose(0, 1).contiguous()
 
 
 @dataclass(frozen=True)
@@ -211,6 +216,7 @@ class Recording:
         self.groups = _groups(values, begin, sites.lookups, batch.rows)
         self.dense = {name: (dense_begin[name], value - dense_begin[name]) for name, value in dense.items()}
         self.by_field, self.by_entry = self._columns()
+        self._counts = elements(sites.lookups, values, batch.rows)
 
     def _begin(self, baseline: Baseline, values: Sequence[Tensor], dense: Mapping[str, Tensor]) -> tuple[list[Tensor | None], dict[str, Tensor]]:
         """Lookups and dense inputs at the baseline, per row; None for zero."""
@@ -249,6 +255,20 @@ class Recording:
             first += 1
         self.width = first
         return {name: torch.cat(found) for name, found in by_field.items()}, by_entry
+
+    @cached_property
+    def _elements(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Elements of a row's lookups, numbered as `Layout.copied` does: where each lies in the groups, one after the other, and which column it belongs to."""
+        first = np.cumsum([0, *self._counts])
+        order, column_of = np.zeros(first[-1], dtype=np.int64), np.zeros(first[-1], dtype=np.int64)
+        position = column = 0
+        for group in self.groups:
+            size, width = group.delta[0, 0].numel(), group.delta.shape[-1]
+            for place in group.places:
+                order[first[place]:first[place + 1]] = position + np.arange(size)
+                column_of[first[place]:first[place + 1]] = column + np.arange(size) // width
+                position, column = position + size, column + size // width
+        return order, column_of
 
     @property
     def rows(self) -> int:
@@ -312,15 +332,24 @@ class Recording:
         # a leaf per lookup: were the groups the leaves, their gradients would have to be put together first
         lookups = [value.detach().requires_grad_() for value in self._by_lookup(moved)]
         leaves = [*lookups, *(value.requires_grad_() for value in dense.values())]
+        lines = None
+        # where derivatives jump from node to node, rounding decides on which side a unit lies: plain rules keep the model's own
+        if self.layout.copied and (cells is not None or not self.layout.kinked) and pays(len(sums), n):
+            places = (place for group in self.groups for place in group.places)
+            lines = StraightLines(self.layout.copied, self._counts, dict(zip(places, lookups, strict=True)), nodes, n * b)
         with torch.enable_grad():
-            out = self._replayed(n, rows, lookups, dense, cells)
+            out = self._replayed(n, rows, lookups, dense, cells, lines)
             require_gradient(out)
+            each = torch.as_tensor(weights, dtype=out.dtype, device=out.device)
+            if label is not None:
+                slope = loss_slope(out.detach().reshape(n, b), label, has_logit=self.has_logit)
+                each = torch.cat([each.unsqueeze(2).expand(-1, -1, b), each[:1].unsqueeze(2) * slope])
+            if lines is not None:
+                lines.weights = each
             gradients = list(torch.autograd.grad(out.sum(), leaves, allow_unused=True))
-        each = torch.as_tensor(weights, dtype=out.dtype, device=out.device)
-        if label is not None:
-            slope = loss_slope(out.detach().reshape(n, b), label, has_logit=self.has_logit)
-            each = torch.cat([each.unsqueeze(2).expand(-1, -1, b), each[:1].unsqueeze(2) * slope])
         means = over_nodes(gradients, each)
+        if lines is not None and lines.found:
+            self._add_lines(sums, lines, rows)
         first = 0
         for group in self.groups:
             found, means = means[:len(group.places)], means[len(group.places):]
@@ -339,6 +368,15 @@ class Recording:
                 sums[:, :, first] += (mean.reshape(-1, *mine.shape) * mine).reshape(len(sums), b, -1).sum(-1)
             first += 1
 
+    def _add_lines(self, sums: Tensor, lines: StraightLines, rows: slice | Tensor) -> None:
+        """Add what first layers contribute to the sums, shape [R, B, C]."""
+        delta = torch.cat([group.delta[:, rows].flatten(2).transpose(1, 2).flatten(0, 1) for group in self.groups])
+        total = delta.new_zeros(self.width, len(sums) * delta.shape[1])
+        for gradient, places in lines.found:
+            where, column = (torch.from_numpy(found[places]).to(delta.device) for found in self._elements)
+            total.index_add_(0, column, (gradient * delta[where].unsqueeze(1)).flatten(1))
+        sums += total.reshape(self.width, len(sums), -1).permute(1, 2, 0)
+
     def moved(self, nodes: NDArray[np.float64], rows: slice | Tensor) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Lookups, shape [K, n, B, ..., D] per group, and dense inputs, shape [n * B, ...], at the nodes."""
         def between(start: Tensor | None, delta: Tensor, dimension: int) -> Tensor:
@@ -352,13 +390,14 @@ class Recording:
 
     def forward(self, n: int, rows: slice | Tensor, moved: Sequence[Tensor], dense: Mapping[str, Tensor], cells: Cells | None = None) -> Tensor:
         """The score where lookups and dense inputs have these values (see `moved`), shape [n * B]; derivatives are averaged over cells."""
-        return self._replayed(n, rows, self._by_lookup(moved), dense, cells)
+        return self._replayed(n, rows, self._by_lookup(moved), dense, cells, None)
 
     def _by_lookup(self, moved: Sequence[Tensor]) -> list[Tensor]:
         """Views of the lookups in the order of the columns, as the model gets them."""
         return [value.flatten(0, 2 if group.flat else 1) for group, values in zip(self.groups, moved, strict=True) for value in values.unbind(0)]
 
-    def _replayed(self, n: int, rows: slice | Tensor, values: Sequence[Tensor], dense: Mapping[str, Tensor], cells: Cells | None) -> Tensor:
+    def _replayed(self, n: int, rows: slice | Tensor, values: Sequence[Tensor], dense: Mapping[str, Tensor], cells: Cells | None,
+                  lines: StraightLines | None) -> Tensor:
         replay: list[Tensor | None] = [None] * len(self.sites.lookups)
         for place, value in zip((place for group in self.groups for place in group.places), values, strict=True):
             replay[place] = value
@@ -368,7 +407,8 @@ class Recording:
             else:
                 own = value.reshape(self.rows, -1, *value.shape[1:])[rows]
                 replay[place] = own.repeat(n, *[1] * (own.dim() - 1)).flatten(0, 1)
-        subject = self.subject if cells is None else averaging(self.subject, AveragedKinks(cells, n * len(self.score[rows])))
+        subject = self.subject if lines is None else running_in(lines, self.subject)
+        subject = subject if cells is None else running_in(AveragedKinks(cells, n * len(self.score[rows])), subject)
         trace = subject.run(self._inputs(n, rows, dense), self.stack, replay=replay)
         return trace.additive
 
