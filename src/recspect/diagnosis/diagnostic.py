@@ -13,6 +13,7 @@ Columns that probes add and that stats may ask for (all begin with '@'):
     @score:epoch-1 ...          the score of the model as it was after each epoch
     @score:permuted @score:permuted:f:r     the score on a sample, as it is and with field f permuted for the r-th time
     @score:missing @score:missing:f     the score on a sample, as it is and with field f missing
+    @loss_without:m             what is added to the loss on a sample when the fields of modality m are not known
     @baseline:popular ...       scores of honest baselines
     @attribution:f @reliance:f  contribution of field f to the logit (signed, size), on a sample of rows
     @usefulness:f               loss reduction attributed to field f, nats

@@ -10,6 +10,7 @@ from typing import Any
 
 from recspect.diagnosis.batch import Batch, concatenate
 from recspect.diagnosis.diagnostic import Diagnostic, Scope, all_diagnostics, judge, plan
+from recspect.diagnosis.diagnostics.features.modality import modality_groups
 from recspect.diagnosis.finding import Report
 from recspect.diagnosis.probe import Probe
 from recspect.diagnosis.runners.local import tally
@@ -30,6 +31,9 @@ FLOW_ROWS, EPOCH_FLOW_ROWS = 4096, 1024
 
 PERMUTED_ROWS, PERMUTED_FIELDS, PERMUTATIONS = 8192, 6, 5
 """Held-out rows on which fields are permuted, how many fields (those that can raise the loss most), and how often each."""
+
+DONORS = 8
+"""Rows from which a row without the fields of a modality takes their values."""
 
 TABLE_ROWS = 262_144
 """Rows of a batch where no model runs: what is named and merged once per batch is then a small part of the work."""
@@ -181,6 +185,7 @@ def examine(subject: Subject, target: Any, schema: Schema, *, reference: Any = N
         models = {epoch: model for epoch, model in sorted((epochs or {}).items()) if isinstance(model, TorchSubject)}
         _watch_flows(subject, models, schema, held_out, train, side, layers, sample_rows, path_steps, say)
         _permute(subject, schema, held_out, side, sample_rows, say)
+        _leave_out_modalities(subject, schema, held_out, side, sample_rows, say)
     for extra, name in ((_prefixed(steps, "@") if steps is not None else None, "training steps"),
                         (_list_columns(lists) if lists is not None else None, "recommended lists")):
         if extra is not None:
@@ -266,6 +271,25 @@ def _permute(subject: TorchSubject, schema: Schema, held_out: Batch, side: Side,
     fields = fields_that_may_be_missing(subject, sample, permuted.fields)
     if fields:
         side.views.append(View.over(read(sample, name="held-out rows with fields missing"), [*own, MissingProbe(subject, fields)]))
+
+
+def _leave_out_modalities(subject: TorchSubject, schema: Schema, held_out: Batch, side: Side, sample_rows: int, say: Say) -> None:
+    """A view of the loss without the fields of each modality, where there are several."""
+    from recspect.diagnosis.probes.modality import WithoutGroupsProbe
+    from recspect.diagnosis.probes.permutation import PermutedRows, with_positions
+
+    groups = modality_groups(schema, subject.sites(held_out).fields)
+    if not groups or not schema.labels:
+        return
+    own = standard_probes(schema, list(held_out), score_from_table=False)
+    sample = with_positions(sample_of(held_out, min(PERMUTED_ROWS, sample_rows)))
+    try:
+        rows = PermutedRows(subject, sample, fields=tuple(groups), groups=groups, repeats=DONORS)
+    except SubjectError as reason:
+        say(f"leaving out modalities is left out: {reason}")
+        return
+    probe = WithoutGroupsProbe(rows, binary=schema.label.kind == "binary")
+    side.views.append(View.over(read(sample, name="held-out rows without the fields of a modality"), [*own, probe]))
 
 
 def _judged(side: Side, other: Side, schema: Schema, *, slices: Sequence[Slice], diagnostics: Sequence[Diagnostic] | None,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.subject import TorchSubject
 
@@ -13,6 +11,8 @@ WIDEST = 2048
 
 def weight_matrices(subject: TorchSubject) -> dict[str, Batch]:
     """Per linear layer a batch of `@weights:layer`, with one row for each entry of the longer side, shape [longer, shorter]. Layers to or from one neuron have no spectrum and are left out."""
+    from torch import nn  # here, since this room is also entered without torch
+
     out = {}
     for name, module in subject.model.named_modules():
         if isinstance(module, nn.Linear) and 1 < min(module.weight.shape) <= WIDEST:
