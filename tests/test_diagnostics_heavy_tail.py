@@ -11,9 +11,10 @@ from torch import nn
 
 from judging import ask, verdicts
 from recspect.diagnosis.batch import Batch
+from recspect.diagnosis.causes import causes_of
 from recspect.diagnosis.diagnostics.embeddings.heavy_tail import HeavyTail
 from recspect.diagnosis.diagnostics.embeddings.spectrum import power_law
-from recspect.diagnosis.finding import Verdict
+from recspect.diagnosis.finding import Finding, Place, Verdict
 from recspect.diagnosis.stats.gram import Gram
 from recspect.diagnosis.subject import TorchSubject
 from recspect.examining.examination import examine
@@ -182,3 +183,12 @@ def test_a_matrix_is_the_same_either_way_round():
     assert set(found) == {"a", "b"}
     np.testing.assert_array_equal(found["a"]["@weights:a"], found["b"]["@weights:b"])
     assert found["a"]["@weights:a"].shape == (90, 60)
+
+
+@pytest.mark.parametrize("lasting", ["training.one_epoch", "training.learning_rate"])
+def test_a_heavy_tail_is_no_cause_and_is_put_down_to_what_held_out_rows_and_steps_say(lasting):
+    heavy, other = (Finding(code=code, verdict=verdict, claim="Seen.", place=place) for code, verdict, place in (
+        ("embeddings.heavy_tail", Verdict.WARN, Place(kind="layer", name="head.0")), (lasting, Verdict.FAIL, Place())))
+    assert causes_of([heavy]) == ()
+    (cause,) = causes_of([heavy, other])
+    assert {code for code, _ in cause.explains} == {"embeddings.heavy_tail", lasting}

@@ -82,7 +82,8 @@ _QUALITY = ("predictions.calibration", "predictions.calibration_slope", "predict
             "data.change_point", "data.label_maturity")
 """What the predictions on held-out rows say: anything that is wrong with those rows shows there."""
 
-_INSIDE = ("training.memorisation", "training.membership_inference", "training.update_ratio", "training.saturation", "features.disagreement", "features.unused", "features.spurious", "training.dead_units", "training.gradient_flow", "embeddings.collapse",
+_INSIDE = ("training.memorisation", "training.membership_inference", "training.update_ratio", "training.saturation", "features.disagreement", "features.unused", "features.modality", "features.spurious", "training.dead_units", "training.gradient_flow",
+           "embeddings.collapse", "embeddings.heavy_tail",
            "recommendations.coverage", "recommendations.popularity_bias")
 """What a model that learned the wrong thing looks like inside, and what it recommends."""
 
@@ -181,7 +182,7 @@ RULES: tuple[Rule, ...] = (
     Rule(code="memorisation", claim="The model learned training rows by heart: each further pass makes it worse on new ones.",
          signs=(_BY_HEART,), support=(_OVERFIT, _SLOPE),
          explains=("training.overfitting", "training.memorisation", "training.membership_inference", "features.spurious", "predictions.calibration",
-                   "predictions.calibration_slope", "predictions.normalised_entropy", "embeddings.collapse", "features.disagreement"),
+                   "predictions.calibration_slope", "predictions.normalised_entropy", "embeddings.collapse", "embeddings.heavy_tail", "features.disagreement"),
          remedy=Remedy(code="stop_earlier", text="Keep the model of the best epoch, which may be the first; regularise the tables of rare ids."),
          verify="The gap between training and held-out rows shrinks, and held-out loss falls."),
     Rule(code="prior_shift", claim=_PRIOR_SHIFT, signs=(_OFF,), excluded_by=(_JOINT,),

@@ -75,5 +75,5 @@ def power_law(values: NDArray[np.float64]) -> PowerLaw | None:
         exponent = 1 + tail / float(above.sum())
         distance = float(np.abs(1 - np.exp(above * (1 - exponent)) - np.arange(tail) / tail).max())
         if best is None or distance < best.distance:
-            best = PowerLaw(exponent=exponent, error=(exponent - 1) / np.sqrt(tail), start=float(x[first]), tail=tail, distance=distance)
+            best = PowerLaw(exponent=exponent, error=float((exponent - 1) / np.sqrt(tail)), start=float(x[first]), tail=tail, distance=distance)
     return best

@@ -86,11 +86,11 @@ class Modality(Diagnostic):
                           Remedy(code="fix_scaling", text="If they are meant to count, standardise the vectors or train their encoder.")),
                 evidence=evidence, sources=self.sources)
         if not spare:
-            least_needed = min((one for one in measured if one.name != OTHER), key=lambda one: one.unique.value)
-            told = "cannot be told to be of use, or of none" if least_needed.could_go(least) is None else "is of use"
-            yield Finding(code=self.code, verdict=Verdict.PASS, estimate=least_needed.unique, limit=least, neutral=0.0, evidence=evidence, sources=self.sources, threshold=_threshold(least, unit),
-                          claim=f"No modality is surely dispensable. The least that one brings by itself are the fields of kind {least_needed.name} ({names(least_needed.fields)}), which {told}: "
-                                f"{_said(least_needed, unit)}; all fields together take off {number(whole)} ({least_needed.unique.n:,} rows).")
+            last = min((one for one in measured if one.name != OTHER), key=lambda one: one.unique.value)
+            doubt = "; whether that is something cannot be told" if last.could_go(least) is None else ""
+            yield Finding(code=self.code, verdict=Verdict.PASS, estimate=last.unique, limit=least, neutral=0.0, evidence=evidence, sources=self.sources, threshold=_threshold(least, unit),
+                          claim=f"No modality is surely dispensable. Least is brought by the fields of kind {last.name} ({names(last.fields)}): {_said(last, unit)}; all fields together take off "
+                                f"{number(whole)} ({last.unique.n:,} rows){doubt}.")
 
 
 def modality_groups(schema: Schema, fields: Sequence[str]) -> dict[str, tuple[str, ...]]:
