@@ -88,7 +88,7 @@ def test_a_kink_in_the_first_layer_is_found_exactly_where_plain_rules_converge_l
         assert contributions == pytest.approx([78, 195, 117], rel=1e-5)
         assert sum(contributions) == pytest.approx(390, rel=1e-5)
     assert bool(found.converged.all())
-    assert float(found.score), float(found.baseline) == (392, 2)
+    assert (float(found.score), float(found.baseline)) == (392, 2)
 
 
 def test_products_are_shared_equally_with_one_point_per_two_factors():
@@ -98,6 +98,18 @@ def test_products_are_shared_equally_with_one_point_per_two_factors():
     # a factorisation machine's product of (1, 2) and (3, 4): half to each side
     dot = explained(lambda u1, u2, i1, i2: u1 * i1 + u2 * i2, 1.0, 2.0, 3.0, 4.0, steps=1)[0]
     assert dot == pytest.approx([1.5, 4, 1.5, 4], rel=1e-6)
+
+
+def test_what_deeplift_gives_where_it_agrees_with_integrated_gradients():
+    """Facts A8 and A9: functions of one field each, and a maximum that one field holds all the way."""
+    assert explained(lambda a, b: 2 * relu(a) + 2 * relu(b - 1.5), 1.0, 2.0)[0] == pytest.approx([2, 1], rel=1e-5)
+    names = ["a", "b", "c", "d"]
+    subject = TorchSubject(Formula(lambda *x: torch.stack(x, 1).max(1).values), fields=names)
+    ones = Batch({name: np.ones(1) for name in names})
+    for start, expected in (((1.0, 2.0, 3.0, 9.0), (0, 0, 0, -8)), ((4.0, 8.0, 6.0, 7.0), (0, -7, 0, 0))):
+        begin = Batch({name: np.array([value]) for name, value in zip(names, start, strict=True)})
+        found = integrated_gradients(subject, ones, baseline=other_rows(ones, begin, names))
+        assert [float(found.reliance[name][0]) for name in names] == pytest.approx(expected, abs=1e-5)
 
 
 def test_cross_layers_are_exact_at_half_their_degree():
