@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -24,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.lookups import Trace, require_gradient, undisturbed
 from recspect.diagnosis.probes.attribution.points import Layout
+from recspect.diagnosis.probes.linear_calls import LinearInputs, is_linear
 from recspect.diagnosis.sites import check_same
 from recspect.diagnosis.subject import SCORE_ROWS, TorchSubject
 from recspect.errors import SubjectError
@@ -235,19 +235,6 @@ class Copies:
         return slice(found[0], found[-1] + 1) if found and found[-1] - found[0] + 1 == len(found) else found
 
 
-class _Seeing(TorchFunctionMode):
-    """Keeps the input of every linear layer over a matrix."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inputs: list[Tensor] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        if _is_linear(func, args):
-            self.inputs.append(args[0].clone())
-        return func(*args, **(kwargs or {}))
-
-
 class _Keeping(TorchFunctionMode):
     """Keeps input and result of the linear layers that read copies."""
 
@@ -258,7 +245,7 @@ class _Keeping(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if _is_linear(func, args):
+        if is_linear(func, args):
             if self.calls in self.copies:
                 self.kept.append((args[0].clone(), result.clone()))  # what follows may write in place
             self.calls += 1
@@ -274,7 +261,7 @@ class _Reusing(TorchFunctionMode):
         self.kept = dict(zip(copies, kept, strict=True))
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        if not _is_linear(func, args):
+        if not is_linear(func, args):
             return func(*args, **(kwargs or {}))
         call, self.calls = self.calls, self.calls + 1
         if call not in self.copies:
@@ -285,10 +272,6 @@ class _Reusing(TorchFunctionMode):
         if not own.shape[1]:
             return result.clone()
         return torch.addmm(result, args[0][:, columns] - (own if self.few is None else own[self.few]), args[1][:, columns].t())
-
-
-def _is_linear(func: Any, args: tuple[Any, ...]) -> bool:
-    return func is F.linear and len(args) >= 2 and isinstance(args[0], Tensor) and args[0].dim() == 2
 
 
 def _copies(recorded: RecordedRows, stack: list[str]) -> dict[int, Copies]:
@@ -309,7 +292,7 @@ def _copies(recorded: RecordedRows, stack: list[str]) -> dict[int, Copies]:
             own = value if part.columns is None else value[:, list(part.columns)]
             flat = own.reshape(few, -1).cpu().numpy()
             owner |= {flat[:, k].tobytes(): part.field for k in range(flat.shape[1])}
-    seeing = _Seeing()
+    seeing = LinearInputs()
     try:
         with torch.no_grad(), seeing:
             recorded.subject.run(piece.inputs, stack, replay=piece._flat(values))  # noqa: SLF001 - of this module

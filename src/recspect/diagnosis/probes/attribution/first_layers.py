@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from recspect.diagnosis.probes.linear_calls import LinearInputs, is_linear
 from recspect.diagnosis.sites import Site, Sites
 from recspect.diagnosis.subject import TorchSubject
 from recspect.errors import SubjectError
@@ -66,7 +67,7 @@ def copied_columns(subject: TorchSubject, sites: Sites, stack: list[str], inputs
         owner |= {pair.tobytes(): first + k for k, pair in enumerate(value.reshape(2, count).T.double().cpu().numpy())} if count else {}
     if len(owner) != sum(counts):  # too few numbers between 0 and 1, as in half precision
         return {}
-    seeing = _Seeing()
+    seeing = LinearInputs()
     try:
         with torch.no_grad(), seeing:
             subject.run(inputs, stack, replay=random)
@@ -107,7 +108,7 @@ class StraightLines(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if _is_linear(func, args):
+        if is_linear(func, args):
             columns = self.copied.get(self._calls)
             self._calls += 1
             out = None if columns is None else self._line(args[0], args[1], args[2] if len(args) > 2 else kwargs.get("bias"), columns)
@@ -189,20 +190,3 @@ def summed_over_nodes(block: Tensor, weights: Tensor) -> Tensor:
     if weights.dim() == 2:
         return (weights @ block.flatten(1)).reshape(-1, *block.shape[1:])
     return torch.bmm(weights.permute(2, 0, 1), block.transpose(0, 1)).transpose(0, 1).contiguous()
-
-
-class _Seeing(TorchFunctionMode):
-    """Keeps the input of every linear layer over a matrix."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inputs: list[Tensor] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        if _is_linear(func, args):
-            self.inputs.append(args[0].clone())
-        return func(*args, **(kwargs or {}))
-
-
-def _is_linear(func: Any, args: tuple[Any, ...]) -> bool:
-    return func is F.linear and len(args) >= 2 and isinstance(args[0], Tensor) and args[0].dim() == 2
