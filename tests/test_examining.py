@@ -8,12 +8,15 @@ from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.diagnostics.features.unused import Importance
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.finding import Verdict
+from recspect.diagnosis.probes.attribution import integrated_gradients, mean_baseline
 from recspect.diagnosis.runners.local import tally
 from recspect.diagnosis.slice import ALL
 from recspect.diagnosis.source import read
 from recspect.diagnosis.stats.measures import AreaUnderCurve
 from recspect.diagnosis.stats.ranking import PerUnit
-from recspect.examining.examination import examine_table
+from recspect.diagnosis.subject import TorchSubject
+from recspect.examining.compared_baselines import compared_baselines
+from recspect.examining.examination import examine, examine_table
 from recspect.examining.overview import CHAPTERS, NEEDS, reliance_bars, training_curves, usefulness_bars
 from recspect.examining.runs import subject_of
 from recspect.examining.tables import StandardProbe
@@ -36,6 +39,30 @@ def test_fields_with_equal_codes_are_told_apart_in_our_own_models(table, tmp_pat
     assert [[part.field for part in site.parts] for site in sites.lookups] == [["user", "one", "two"]] * 2
     assert all(site.how == "as declared" for site in sites.lookups)
     assert torch.is_tensor(next(run.load_model().parameters()))
+
+
+def test_contributions_are_shown_from_two_baselines(table, tmp_path):
+    schema = Schema(user="user", fields=[Field(name=name) for name in ("user", "one", "two")], labels=[Label(name="click")])
+    run = train(Batch(table), schema, TrainingConfig(maximum_epochs=1), tmp_path / "run")
+    subject, rows = subject_of(run), Batch(table)
+    (bars,) = compared_baselines(subject, rows, pytest.fail)
+    assert set(bars.group) == {"from the mean row", "from another row"}
+    for group in set(bars.group):
+        shares = {name: value for name, value, own in zip(bars.names, bars.values, bars.group, strict=True) if own == group}
+        assert set(shares) == {"user", "one", "two"}
+        assert sum(shares.values()) == pytest.approx(1)
+    mean = integrated_gradients(subject, rows, baseline=mean_baseline(subject, rows)).reliance
+    sizes = {name: float(value.abs().mean()) for name, value in mean.items()}
+    assert bars.values[:3] == pytest.approx(sorted((size / sum(sizes.values()) for size in sizes.values()), reverse=True), rel=1e-3)
+    report = examine(subject, table, schema, sample_rows=400)
+    assert [piece.title for piece in report.overview].count(bars.title) == 1
+
+
+def test_a_model_that_cannot_be_explained_shows_no_baselines(table):
+    hidden = TorchSubject(torch.nn.Module(), fields=["one"], forward=lambda _, x: torch.as_tensor(x["one"].detach().numpy() * 2.0))
+    told = []
+    assert compared_baselines(hidden, Batch({"one": table["one"]}), told.append) == ()
+    assert "comparing baselines is left out" in told[0]
 
 
 def test_units_named_by_an_added_column_are_kept_together_by_the_column_behind_it(table):

@@ -11,6 +11,7 @@ from typing import Any
 from recspect.diagnosis.batch import Batch, concatenate
 from recspect.diagnosis.diagnostic import Diagnostic, Scope, all_diagnostics, judge, plan
 from recspect.diagnosis.diagnostics.features.modality import modality_groups
+from recspect.diagnosis.evidence import Evidence
 from recspect.diagnosis.finding import Report
 from recspect.diagnosis.probe import Probe
 from recspect.diagnosis.runners.local import tally
@@ -20,6 +21,7 @@ from recspect.diagnosis.subject import Subject, TorchSubject
 from recspect.diagnosis.tally import Key, Tally
 from recspect.errors import DataError, SubjectError
 from recspect.examining.clusters import USERS, with_users
+from recspect.examining.compared_baselines import COMPARED_ROWS, compared_baselines
 from recspect.examining.overview import NEEDS, overview
 from recspect.examining.sampling import all_rows
 from recspect.examining.tables import fitted_baselines, sample_of, standard_probes
@@ -178,6 +180,7 @@ def examine(subject: Subject, target: Any, schema: Schema, *, reference: Any = N
         other.views.append(View.over(read(train, name="training rows"), [*own, scores]))
     layers: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
+    shown: tuple[Evidence, ...] = ()
     if isinstance(subject, TorchSubject):
         say("finding the model's lookups")
         fields = subject.sites(held_out).fields
@@ -185,6 +188,7 @@ def examine(subject: Subject, target: Any, schema: Schema, *, reference: Any = N
         models = {epoch: model for epoch, model in sorted((epochs or {}).items()) if isinstance(model, TorchSubject)}
         _watch_flows(subject, models, schema, held_out, train, side, layers, sample_rows, path_steps, say)
         _permute(subject, schema, held_out, side, sample_rows, say)
+        shown = compared_baselines(subject, sample_of(held_out, min(COMPARED_ROWS, sample_rows)), say)
         _leave_out_modalities(subject, schema, held_out, side, sample_rows, say)
     for extra, name in ((_prefixed(steps, "@") if steps is not None else None, "training steps"),
                         (_list_columns(lists) if lists is not None else None, "recommended lists")):
@@ -194,7 +198,7 @@ def examine(subject: Subject, target: Any, schema: Schema, *, reference: Any = N
             other.views.append(view)
     return _judged(side, other, schema, slices=slices, diagnostics=diagnostics, title=title or subject.name, say=say,
                    provenance={**_versions(), **(provenance or {})}, epochs=tuple(sorted(epochs or ())), layers=layers,
-                   tables=tables, fields=tuple(fields))
+                   tables=tables, fields=tuple(fields), shown=shown)
 
 
 def _look_inside(subject: TorchSubject, trained: TorchSubject, schema: Schema, held_out: Batch, train: Batch | None, side: Side, other: Side,
@@ -294,7 +298,7 @@ def _leave_out_modalities(subject: TorchSubject, schema: Schema, held_out: Batch
 
 def _judged(side: Side, other: Side, schema: Schema, *, slices: Sequence[Slice], diagnostics: Sequence[Diagnostic] | None,
             title: str, say: Say, provenance: Mapping[str, Any], epochs: tuple[int, ...] = (), layers: tuple[str, ...] = (),
-            tables: tuple[str, ...] = (), fields: tuple[str, ...] = ()) -> Report:
+            tables: tuple[str, ...] = (), fields: tuple[str, ...] = (), shown: tuple[Evidence, ...] = ()) -> Report:
     asked = all_diagnostics() if diagnostics is None else list(diagnostics)
     scope = Scope(schema=schema, target=side.columns, reference=other.columns, slices=tuple(slices), epochs=epochs,
                   layers=layers, tables=tables, fields=fields or schema.field_names)
@@ -304,7 +308,7 @@ def _judged(side: Side, other: Side, schema: Schema, *, slices: Sequence[Slice],
     reference = other.tally([*planned.needs.reference, *(counted if "@cluster" in other.columns else [])], say)
     say("judging")
     findings = with_users(judge(planned, target, reference, scope), target, reference)
-    return Report(findings=tuple(findings), title=title, overview=overview(target, reference, scope, findings),
+    return Report(findings=tuple(findings), title=title, overview=(*overview(target, reference, scope, findings), *shown),
                   provenance={**provenance, "schema": schema.to_mapping(), "questions": [d.code for d in asked]})
 
 
