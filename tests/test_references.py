@@ -85,6 +85,19 @@ def test_too_few_runs_say_so_and_a_run_is_not_held_against_itself():
     assert whole(kept.hold(Report(provenance={"run": "other"}))).verdict is UNKNOWN
 
 
+def test_a_table_without_a_run_is_not_held_against_itself_either():
+    kept, _ = healthy(18)
+    table = Report(provenance={"data_fingerprint": "abc"}, findings=report("", [1.0] * 12).findings)
+    assert "18 healthy runs are kept" in whole(kept.with_run(table).hold(table)).claim
+
+
+def test_an_earlier_comparison_is_no_number_of_the_run():
+    kept, rng = healthy(19)
+    held = kept.hold(report("new", rng.normal(1, 0.1, 12)))
+    assert CODE not in {code for code, _, _ in kept.with_run(held).runs[-1][1]}
+    assert len(kept.hold(held).find(CODE)) == 1
+
+
 def test_numbers_that_never_differ_do_not_divide_by_zero():
     kept = References()
     for run in range(19):

@@ -85,14 +85,14 @@ class References:
         failing = sorted({finding.code for finding in report.with_verdict(Verdict.FAIL)})
         if failing:
             raise UsageError(f"this run is not healthy: {', '.join(failing)} FAIL", hint="only runs that were found to be well serve as a reference")
-        name = str(report.provenance.get("run") or report.provenance.get("data_fingerprint") or report.title)
+        name = _name(report)
         kept = tuple((other, numbers) for other, numbers in self.runs if other != name)
         return References((*kept, (name, _numbers(report.findings))))
 
     def hold(self, report: Report) -> Report:
         """The report with usual warnings told as such, and one finding more about the whole run."""
-        others = [numbers for name, numbers in self.runs if name != str(report.provenance.get("run") or "")]
-        findings = tuple(self._held(finding, others) for finding in report.findings)
+        others = [numbers for name, numbers in self.runs if name != _name(report)]
+        findings = tuple(self._held(finding, others) for finding in report.findings if finding.code != CODE)
         return replace(report, findings=(*findings, self._whole(report.findings, others)),
                        provenance={**report.provenance, "healthy_runs": len(others)})
 
@@ -154,8 +154,15 @@ def _distances(table: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, 
     return np.stack(columns, 1)
 
 
+def _name(report: Report) -> str:
+    """What a run is known by: its id, or the fingerprint of a table that was examined without one."""
+    return str(report.provenance.get("run") or report.provenance.get("data_fingerprint") or report.title)
+
+
 def _numbers(findings: Sequence[Finding]) -> dict[Key, float]:
-    return {_key(finding): finding.estimate.value for finding in findings if finding.estimate is not None and math.isfinite(finding.estimate.value)}
+    """The numbers of findings, but for those of an earlier comparison with healthy runs."""
+    return {_key(finding): finding.estimate.value for finding in findings
+            if finding.code != CODE and finding.estimate is not None and math.isfinite(finding.estimate.value)}
 
 
 def _key(finding: Finding) -> Key:
