@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from formulas import Formula
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.probes.attribution import (
     baseline_sensitivity,
@@ -29,17 +30,6 @@ from recspect.diagnosis.subject import TorchSubject
 from recspect.errors import SubjectError, UsageError
 
 relu = nn.functional.relu
-
-
-class Formula(nn.Module):
-    """A function of numeric fields x1, x2, ..."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(*x.values())
 
 
 def explained(function, *values, **settings):

@@ -8,24 +8,12 @@ from captum.metrics import infidelity as captum_infidelity
 from scipy.stats import spearmanr
 from torch import nn
 
+from formulas import formula
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.probes.attribution import integrated_gradients
 from recspect.diagnosis.probes.faithfulness import infidelity, insensitivity, matrix, parameter_randomisation
 from recspect.diagnosis.subject import TorchSubject
 from recspect.errors import UsageError
-
-
-class Formula(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(*x.values())
-
-
-def formula(function, names, *rows):
-    return TorchSubject(Formula(function), fields=list(names)), Batch({name: np.array(column, dtype=float) for name, column in zip(names, zip(*rows, strict=True), strict=True)})
 
 
 def nested(a, b):

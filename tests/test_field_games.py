@@ -11,6 +11,7 @@ import pytest
 import torch
 from scipy.stats import kendalltau
 
+from formulas import formula
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.evidence import HeatMap
 from recspect.diagnosis.probes.attribution import integrated_gradients, mean_baseline, other_rows, zero_baseline
@@ -26,22 +27,6 @@ from recspect.worlds import FieldWorld
 
 BENCH = runpy.run_path(str(Path(__file__).parents[1] / "bench" / "importance_truth.py"), run_name="bench")
 SEEDS = range(5)
-
-
-class Formula(torch.nn.Module):
-    """A function of named numbers."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(*x.values())
-
-
-def formula(function, names, *rows):
-    subject = TorchSubject(Formula(function), fields=list(names))
-    return subject, Batch({name: np.array(column, dtype=float) for name, column in zip(names, zip(*rows, strict=True), strict=True)})
 
 
 def three(a, b, c):

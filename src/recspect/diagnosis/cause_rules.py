@@ -45,7 +45,6 @@ def _no_memorised_id(finding: Finding, alarms: Sequence[Finding]) -> bool:
 
 
 _LEAK = Sign(codes=("data.target_leak",), kind="field")
-_OVERLAP = Sign(codes=("data.split_overlap",), where=_shared)
 _REPEATS = Sign(codes=("data.split_overlap",), where=_repeated)
 _FUTURE = Sign(codes=("data.time_leak",))
 _DRIFT = Sign(codes=("data.drift",), kind="field")
@@ -56,14 +55,11 @@ _IMMATURE = Sign(codes=("data.label_maturity",))
 _CHANGE = Sign(codes=("data.change_point",))
 _ARMS = Sign(codes=("data.sample_ratio",))
 _SAMPLED = Sign(codes=("data.negative_volume",))
-_HIGH_RATE = Sign(codes=("training.learning_rate",))
-_BURST = Sign(codes=("training.loss_anomaly",))
 _WORSE_THAN_CONSTANT = Sign(codes=("predictions.normalised_entropy",), verdict=Verdict.FAIL)
 _DEAD = Sign(codes=("training.dead_units",), verdict=Verdict.FAIL)
 _BROKEN = Sign(codes=("training.dead_units", "predictions.normalised_entropy"), verdict=Verdict.FAIL)
 _COLLAPSE = Sign(codes=("embeddings.collapse",))
 _ONE_EPOCH = Sign(codes=("training.one_epoch",))
-_OVERFIT = Sign(codes=("training.overfitting",), verdict=Verdict.FAIL)
 _BY_HEART = Sign(codes=("training.one_epoch", "training.overfitting", "training.memorisation"), where=_by_heart)
 _IDS_BY_HEART = Sign(codes=("training.memorisation",))
 _SPURIOUS = Sign(codes=("features.spurious",), kind="field", where=_no_memorised_id)
@@ -72,8 +68,6 @@ _ONE_FACTOR = Sign(codes=("predictions.negative_sampling",))
 _OFF = Sign(codes=("predictions.calibration",))
 _FAR_OFF = Sign(codes=("predictions.calibration",), verdict=Verdict.FAIL)
 _SLOPE = Sign(codes=("predictions.calibration_slope",), where=_below)
-_GROUP = Sign(codes=("predictions.group_gap",))
-_SLICE = Sign(codes=("predictions.worst_slices",))
 _FLAT_RANKING = Sign(codes=("predictions.ranking_quality",))
 _FLAT_LOSS = Sign(codes=("predictions.normalised_entropy",))
 
@@ -82,9 +76,9 @@ _QUALITY = ("predictions.calibration", "predictions.calibration_slope", "predict
             "data.change_point", "data.label_maturity")
 """What the predictions on held-out rows say: anything that is wrong with those rows shows there."""
 
-_INSIDE = ("training.memorisation", "training.membership_inference", "training.update_ratio", "training.saturation", "features.disagreement", "features.unused", "features.modality", "features.spurious", "training.dead_units", "training.gradient_flow",
-           "embeddings.collapse", "embeddings.heavy_tail",
-           "recommendations.coverage", "recommendations.popularity_bias")
+_INSIDE = ("training.memorisation", "training.membership_inference", "training.update_ratio", "training.saturation", "features.disagreement",
+           "features.unused", "features.modality", "features.spurious", "training.dead_units", "training.gradient_flow", "embeddings.collapse",
+           "embeddings.heavy_tail", "recommendations.coverage", "recommendations.popularity_bias")
 """What a model that learned the wrong thing looks like inside, and what it recommends."""
 
 _DUPLICATED = "Training rows occur several times, so their users and items weigh more than they should."
@@ -102,7 +96,7 @@ RULES: tuple[Rule, ...] = (
          verify="The chi-square of the arms is back within chance, by day and by platform."),
     Rule(code="split_leak", claim="The model was trained on what it is judged on: rows, or the future, of the held-out side are in training.",
          signs=(Sign(codes=("data.split_overlap", "data.time_leak"), where=_shared),),
-         support=(_OVERLAP, _FUTURE), explains=("training.overfitting",),
+         support=(_FUTURE,), explains=("training.overfitting",),
          remedy=Remedy(code="split_by_time", text="Split by time: everything before a moment trains, everything after it judges; remove copied rows first."),
          verify="No user has a training row after a held-out one, no row is on both sides; the figures fall to an honest level, which is success."),
     Rule(code="target_leak", claim="{place} says the label because it is known only after the event.", signs=(_LEAK,),
@@ -155,7 +149,7 @@ RULES: tuple[Rule, ...] = (
          remedy=Remedy(code="more_buckets", text="More buckets, two hashes per id, or a vocabulary of the frequent ids."),
          verify="Traffic on shared rows falls, and held-out loss with it."),
     Rule(code="learning_rate", claim="The learning rate is too high: updates are so large that the loss does not fall.",
-         signs=(Sign(codes=("training.learning_rate", "training.loss_anomaly")),), support=(_HIGH_RATE, _BURST, _WORSE_THAN_CONSTANT, _DEAD),
+         signs=(Sign(codes=("training.learning_rate", "training.loss_anomaly")),), support=(_WORSE_THAN_CONSTANT, _DEAD),
          explains=("predictions.normalised_entropy", "training.overfitting", "training.one_epoch", *_INSIDE, "predictions.calibration",
                    "predictions.calibration_slope", "predictions.ranking_quality", "predictions.worst_slices", "predictions.group_gap",
                    "predictions.negative_sampling", "predictions.cold_start"),
@@ -180,7 +174,7 @@ RULES: tuple[Rule, ...] = (
          remedy=Remedy(code="drop_field", text="Leave the field out, group its rare values, or regularise its table."),
          verify="Held-out loss falls without the field, over several seeds."),
     Rule(code="memorisation", claim="The model learned training rows by heart: each further pass makes it worse on new ones.",
-         signs=(_BY_HEART,), support=(_OVERFIT, _SLOPE),
+         signs=(_BY_HEART,), support=(_SLOPE,),
          explains=("training.overfitting", "training.memorisation", "training.membership_inference", "features.spurious", "predictions.calibration",
                    "predictions.calibration_slope", "predictions.normalised_entropy", "embeddings.collapse", "embeddings.heavy_tail", "features.disagreement"),
          remedy=Remedy(code="stop_earlier", text="Keep the model of the best epoch, which may be the first; regularise the tables of rare ids."),
@@ -200,7 +194,7 @@ RULES: tuple[Rule, ...] = (
          remedy=Remedy(code="explore", text="Show some places at random with known propensities, and weigh the log by them."),
          verify="The overlap of lists stops growing, at no loss in clicks of the random places."),
     Rule(code="bad_slice", claim="Predictions are worse in {place} than elsewhere.", signs=(Sign(codes=("predictions.group_gap", "predictions.worst_slices")),),
-         support=(_GROUP, _SLICE), excluded_by=(_JOINT,), explains=("predictions.worst_slices", "predictions.group_gap"),
+         excluded_by=(_JOINT,), explains=("predictions.worst_slices", "predictions.group_gap"),
          remedy=Remedy(code="mend_slice", text="Compare the slice's rows field by field with the others: a defect of its data, or too few of its rows in training."),
          verify="The slice's loss comes down, and no other slice's goes up."),
 )

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from recspect.diagnosis.observing.insides import OUTPUT, Insides, TorchInsides, first_tensor
-from recspect.diagnosis.observing.states import ranks
+from recspect.diagnosis.ranks import ranks
 from recspect.errors import UsageError
 
 FEWEST_OF_A_CLASS = 25

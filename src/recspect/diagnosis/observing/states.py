@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from recspect.diagnosis.observing.rows import STEPS
 from recspect.diagnosis.observing.updates import norms
+from recspect.diagnosis.ranks import rank_correlation
 from recspect.errors import MissingExtraError, RunError, UsageError
 from recspect.files import write_bytes
 
@@ -171,17 +172,9 @@ class NormByFrequency:
                 raise UsageError(f"NormByFrequency: {len(counts)} counts for the {len(table)} rows of {name!r}", hint="give one count per row")
             used = counts > 0
             size = table.norm(dim=1).double().cpu().numpy()[used]
-            one, other = ranks(size), ranks(counts[used])
-            if len(size) > 2 and one.std() > 0 and other.std() > 0:
-                found["norm_frequency_correlation", name] = float(np.corrcoef(one, other)[0, 1])
+            if len(size) > 2 and not np.isnan(correlation := rank_correlation(size, counts[used])):
+                found["norm_frequency_correlation", name] = correlation
         return found
-
-
-def ranks(values: ArrayLike) -> np.ndarray:  # type: ignore[type-arg]
-    """Ranks from 1, ties get their mean."""
-    _, inverse, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
-    upto = np.cumsum(counts)
-    return (upto - (counts - 1) / 2)[inverse]
 
 
 def _tables(model: nn.Module, chosen: Sequence[str]) -> dict[str, Tensor]:

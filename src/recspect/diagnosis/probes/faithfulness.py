@@ -17,6 +17,7 @@ from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.lookups import undisturbed
 from recspect.diagnosis.probes.attribution import Attribution, Baseline, integrated_gradients, zero_baseline
 from recspect.diagnosis.probes.field_points import FieldPoints
+from recspect.diagnosis.ranks import rank_correlation
 from recspect.diagnosis.subject import TorchSubject
 from recspect.errors import UsageError
 
@@ -151,7 +152,7 @@ def parameter_randomisation(subject: TorchSubject, batch: Batch, *, baseline: Ba
             for weight in weights:
                 deviation = float(weight.std()) if weight.numel() > 1 else float(weight.abs().sum())
                 weight.copy_(torch.randn(weight.shape, generator=generator) * deviation + float(weight.mean()))
-        correlations.append(_spearman(trained, np.abs(explain(subject.with_model(model), batch)).ravel()))
+        correlations.append(_alike(trained, np.abs(explain(subject.with_model(model), batch)).ravel()))
     return Randomised(layers=tuple(name for name, _ in reversed(layers)), correlation=tuple(correlations))
 
 
@@ -184,17 +185,8 @@ def _require_shape(contributions: Floats, batch: Batch, fields: tuple[str, ...])
                          hint=f"fields, in order: {', '.join(fields)}")
 
 
-def _spearman(left: Floats, right: Floats) -> float:
-    """Rank correlation; ties share their mean rank."""
-    ranks = [_ranks(values) for values in (left, right)]
-    deviations = [rank - rank.mean() for rank in ranks]
-    sizes = [float(np.sqrt(np.square(d).sum())) for d in deviations]
-    if min(sizes) == 0:
+def _alike(left: Floats, right: Floats) -> float:
+    found = rank_correlation(left, right)
+    if np.isnan(found):
         raise UsageError("all contributions are equal, so they have no order", hint="give rows that differ from the baseline")
-    return float(deviations[0] @ deviations[1] / (sizes[0] * sizes[1]))
-
-
-def _ranks(values: Floats) -> Floats:
-    present, place, count = np.unique(values, return_inverse=True, return_counts=True)
-    del present
-    return np.asarray((np.cumsum(count) - (count - 1) / 2)[place])
+    return found

@@ -24,6 +24,7 @@ from recspect.diagnosis.diagnostics.policy import (
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.evidence import Bars, RankedTable
 from recspect.diagnosis.finding import Finding, Place, Remedy, Verdict
+from recspect.diagnosis.ranks import rank_correlation
 from recspect.diagnosis.stat import Bucketed
 from recspect.diagnosis.stats.binned import BinnedLabel, BinnedLabelSummary
 from recspect.diagnosis.stats.crosstab import Crosstab
@@ -207,13 +208,13 @@ def _future(side: str, stat: GroupRanges, now: GroupRangesSummary, before: Group
             continue
         if (low == high)[known & several].mean() < CONSTANT:
             continue  # it moves with time, as a statistic that knows only the past does
-        tracks = _rank_correlation(low[used], shown_now[used])
+        tracks = _tracking(low[used], shown_now[used])
         if not tracks.surely_above(TRACKS_FAIL):
             continue
         arrived = new & known
         count = int(arrived.sum())
         found.append(_Statistic(
-            name=name, tracks=tracks, before=_rank_correlation(low[used], shown_before[used]).value, new_items=count,
+            name=name, tracks=tracks, before=_tracking(low[used], shown_before[used]).value, new_items=count,
             carried=float((low[arrived] > 0).mean()) if count else 0.0, mean_of_new=float(low[arrived].mean()) if count else 0.0))
     return _future_finding(side, found) if found else None
 
@@ -228,18 +229,10 @@ def _is_heavy_tailed(values: NDArray[np.float64]) -> bool:
     return bool(values.max() >= 10 * np.median(values) and values.max() > 0)
 
 
-def _rank_correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> Estimate:
-    """Spearman's, with the standard error 1.03 / sqrt(n - 3) (Fieller, Hartley and Pearson 1957)."""
-    a, b = _ranks(x), _ranks(y)
-    spread = float(a.std() * b.std())
-    value = float(((a - a.mean()) * (b - b.mean())).mean()) / spread if spread else 0.0
+def _tracking(x: NDArray[np.float64], y: NDArray[np.float64]) -> Estimate:
+    """Spearman's correlation, with the standard error 1.03 / sqrt(n - 3) (Fieller, Hartley and Pearson 1957); 0 where all values are equal."""
+    value = float(np.nan_to_num(rank_correlation(x, y)))
     return with_normal_interval(value, 1.03 / np.sqrt(len(x) - 3), unit="rank correlation with held-out exposures", n=len(x), of="items")
-
-
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: NDArray[np.float64] = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    return ranks
 
 
 def _future_finding(side: str, found: list[_Statistic]) -> Finding:

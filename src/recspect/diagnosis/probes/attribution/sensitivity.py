@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.probes.attribution.baselines import Baseline, mean_baseline, sampled_rows
 from recspect.diagnosis.probes.attribution.integration import integrated_gradients
+from recspect.diagnosis.ranks import rank_correlation
 from recspect.diagnosis.subject import TorchSubject
 from recspect.errors import UsageError
 
@@ -66,16 +67,4 @@ def baseline_sensitivity(subject: TorchSubject, batch: Batch, *, baselines: Sequ
     fields = subject.sites(batch).fields
     reliance = np.array([[float(one.reliance[name].abs().double().mean()) for name in fields] for one in found])
     return BaselineSensitivity(baselines=tuple(baseline.name for baseline in baselines), fields=fields, reliance=reliance,
-                               agreement=_rank_correlation(reliance), rows=batch.rows)
-
-
-def _rank_correlation(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Spearman's correlation between rows, with mean ranks for ties."""
-    below = (values[:, :, None] > values[:, None, :]).sum(2)
-    same = (values[:, :, None] == values[:, None, :]).sum(2)
-    ranks = below + (same + 1) / 2
-    centred = ranks - ranks.mean(1, keepdims=True)
-    length = np.sqrt((centred**2).sum(1))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        found: NDArray[np.float64] = (centred @ centred.T) / np.outer(length, length)
-    return found
+                               agreement=np.array([[rank_correlation(one, other) for other in reliance] for one in reliance]), rows=batch.rows)
