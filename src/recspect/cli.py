@@ -20,6 +20,7 @@ from recspect.schema import Schema
 
 if TYPE_CHECKING:
     from recspect.diagnosis.finding import Finding, Report
+    from recspect.examining.references import References
 
 app = typer.Typer(name="recspect", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Look inside deep recommenders: what they use, what is wrong with them, what to change.")
@@ -103,6 +104,7 @@ def diagnose(run: Annotated[Path | None, typer.Argument(help="run directory, Ten
     chosen = _slices(slices)
     if out is not None:
         require_writable(out)
+    kept = None if healthy is None else _healthy_runs(healthy)  # read before the examination, which takes a minute
     if run is not None and (run / "run.json").is_file():
         if subject or train_table or eval_table or schema:
             raise UsageError(f"{run} is a run directory, which needs no --subject, --train, --eval or --schema",
@@ -120,8 +122,8 @@ def diagnose(run: Annotated[Path | None, typer.Argument(help="run directory, Ten
         raise UsageError(f"{run} is a folder without run.json", hint="give a run directory, TensorBoard event files, or a table with --schema FILE")
     else:
         report = _from_tables(run, subject, train_table, eval_table, schema, chosen)
-    if healthy is not None:
-        report = _held_against(healthy, report, run)
+    if kept is not None:
+        report = _held_against(kept, report, run)
     _show(report, output, out)
     raise typer.Exit(1 if report.verdict.value == "FAIL" else 0)
 
@@ -313,14 +315,19 @@ def _examined(folder: Path, slices: tuple[Any, ...]) -> Report:
         return examine_run(folder, slices=slices, say=say)
 
 
-def _held_against(healthy: Path, report: Report, run: Path | None) -> Report:
-    """The report held against healthy runs; a run directory keeps it so."""
+def _healthy_runs(path: Path) -> References:
     from recspect.examining.references import References
+
+    if not path.is_file():
+        raise UsageError(f"no file of healthy runs at {path}", hint=f"recspect reference add RUN --to {path}")
+    return References.read(path)
+
+
+def _held_against(healthy: References, report: Report, run: Path | None) -> Report:
+    """The report held against healthy runs; a run directory keeps it so."""
     from recspect.report import html
 
-    if not healthy.is_file():
-        raise UsageError(f"no file of healthy runs at {healthy}", hint=f"recspect reference add RUN --to {healthy}")
-    held = References.read(healthy).hold(report)
+    held = healthy.hold(report)
     if run is not None and (run / "run.json").is_file():
         write_bytes(run / "findings.json", held.to_json().encode())
         html.write(held, run / "report.html")
