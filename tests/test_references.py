@@ -119,7 +119,8 @@ def test_files_survive_and_damaged_ones_are_told(tmp_path):
     kept, _ = healthy(3)
     kept.write(path)
     assert References.read(path) == kept
-    for content in ("{", "[]", '{"format": "recspect-findings"}', json.dumps({"format": "recspect-reference", "version": 1, "runs": [{"run": "x"}]})):
+    for content in ("{", "[]", '{"format": "recspect-findings"}', json.dumps({"format": "recspect-reference", "version": 1, "runs": [{"run": "x"}]}),
+                    json.dumps({"format": "recspect-reference", "version": 1, "runs": [{"run": "x", "numbers": [{"code": "a", "place": "", "unit": "", "value": np.nan}]}]})):
         path.write_text(content)
         with pytest.raises(RunError):
             References.read(path)

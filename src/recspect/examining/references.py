@@ -65,10 +65,13 @@ class References:
         if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
             raise RunError(f"{path} is no file of healthy runs of version {VERSION}", hint="recspect reference add RUN --to FILE writes one")
         try:
-            return cls(tuple((str(run["run"]), {(str(n["code"]), str(n["place"]), str(n["unit"])): float(n["value"]) for n in run["numbers"]})
-                             for run in content["runs"]))
+            runs = tuple((str(run["run"]), {(str(n["code"]), str(n["place"]), str(n["unit"])): float(n["value"]) for n in run["numbers"]})
+                         for run in content["runs"])
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"{path} is damaged: {type(error).__name__}: {error}", hint="add the runs again") from None
+        if not all(math.isfinite(value) for _, numbers in runs for value in numbers.values()):
+            raise RunError(f"{path} is damaged: it holds a number that is NaN or infinite", hint="add the runs again")
+        return cls(runs)
 
     def write(self, path: str | Path) -> None:
         """Write the file whole, or leave the old one."""
