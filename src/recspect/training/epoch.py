@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -62,7 +64,7 @@ def one_epoch(machine: Machine, part: Part, config: TrainingConfig, *, seed: int
     torch.manual_seed(seed)
     machine.model.train()
     observer, device = machine.observer, machine.fabric.device
-    order = torch.randperm(part.encoded.rows)
+    order = torch.randperm(part.encoded.rows)  # the same as `order_of_rows` gives
     hiding = torch.Generator().manual_seed(seed + 1)  # of its own, so that order and dropout do not depend on the share
     unit = config.model.output_scale**2
     total, seen = 0.0, 0
@@ -91,6 +93,16 @@ def one_epoch(machine: Machine, part: Part, config: TrainingConfig, *, seed: int
         total, seen = total + value * len(index), seen + len(index)
         tell(step, total / seen * unit)
     return total / seen * unit
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """What the order of rows and the dropout of an epoch (from 1) are drawn by, from the run's seed."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint32)[0])
+
+
+def order_of_rows(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Positions of the training rows in the order in which an epoch (from 1) of a run reads them, shape (rows,): which rows were in a step."""
+    return torch.randperm(rows, generator=torch.Generator().manual_seed(epoch_seed(seed, epoch))).numpy()
 
 
 def row_losses(output: Tensor, target: Tensor, model: ModelConfig) -> Tensor:

@@ -27,7 +27,7 @@ from recspect.models import ModelConfig
 from recspect.models.build import model_class
 from recspect.schema import Label, Schema
 from recspect.training.config import TrainingConfig
-from recspect.training.epoch import Machine, make_optimisers, one_epoch
+from recspect.training.epoch import Machine, epoch_seed, make_optimisers, one_epoch
 from recspect.training.figures import best_epoch, epoch_figures, selected_by, stale_epochs
 from recspect.training.files import write_tensors
 from recspect.training.rows import Part, Table, Tables
@@ -188,7 +188,7 @@ def _epochs(run: Run, parts: tuple[Part, Part, Part], progress: Callable[[Progre
             observer.epoch = epoch = len(epochs) + 1
             started = time.perf_counter()
             tell = _teller(progress, epoch, parts[0], config, epochs[-1] if epochs else {})
-            loss = one_epoch(machine, parts[0], config, seed=_epoch_seed(config.seed, epoch), tell=tell)
+            loss = one_epoch(machine, parts[0], config, seed=epoch_seed(config.seed, epoch), tell=tell)
             epochs.append({"epoch": epoch, "step": observer.steps_done, "train_loss": loss,
                            **epoch_figures(model, parts), "seconds": round(time.perf_counter() - started, 3)})
             _record_figures(observer, epochs[-1], config)
@@ -246,7 +246,3 @@ def _start_at_base_rate(model: nn.Module, part: Part) -> None:
     if model.config.output == "logit":
         with torch.no_grad():
             model.bias.fill_(torch.logit(torch.tensor(part.label.mean())).item())
-
-
-def _epoch_seed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint32)[0])
