@@ -43,7 +43,7 @@ lint: $(VENV)/.test  ## ruff, mypy on the engine, import walls
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports --no-logo
 
-bench: $(VENV)/.bench $(if $(filter tables correctness,$(NAME)),.venvs/evidently/.ready)  ## measure us against a peer: make bench NAME=ig
+bench: $(VENV)/.bench $(if $(filter tables correctness,$(NAME)),.venvs/evidently/.ready) $(if $(filter slices,$(NAME)),.venvs/sliceline/.ready)  ## measure us against a peer: make bench NAME=ig
 	@$(PY) bench/run.py $(NAME)
 
 exam: $(VENV)/.test  ## judge the judges: planted faults found, causes named, false alarms; make exam ARGS="--programs all --seeds 5"
@@ -85,6 +85,10 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(PY)
 # Its pandas is older than ours, so it is only on the path of the process that the bench measures it in.
 .venvs/evidently/.ready: | $(PY)
 	@$(PY) -m pip install --disable-pip-version-check --quiet --progress-bar off --target .venvs/evidently evidently==0.7.23 'pandas<3'
+	@touch $@
+
+.venvs/sliceline/.ready: | $(PY)
+	@$(PY) -m pip install --disable-pip-version-check --quiet --progress-bar off --target .venvs/sliceline sliceline==0.3.0 numba==0.68.1
 	@touch $@
 
 .venvs/%/.ready: tests/frameworks/%.txt pyproject.toml

@@ -36,6 +36,7 @@ from recspect.diagnosis.stats.sample import BottomK
 from recspect.diagnosis.stats.score_label import ScoreLabel
 from recspect.diagnosis.stats.series import Series
 from recspect.diagnosis.stats.shared_rows import SharedRows
+from recspect.diagnosis.stats.slice_sums import SliceSums
 from recspect.diagnosis.stats.time_blocks import TimeBlocks
 from recspect.diagnosis.stats.units import UnitActivity
 from recspect.testing.laws import LawExample
@@ -116,6 +117,8 @@ def _timed(rng: np.random.Generator, rows: int) -> Batch:
 _MEASURES = (AreaUnderCurve(), NDCG(k=3), NDCG(k=None, gain="exponential"), Recall(k=3), Precision(k=3), HitRate(k=3),
              ReciprocalRank(k=3), AveragePrecision(k=3, over="achievable"))
 
+_CROSSINGS = (((), ((),)), (("c",), (("city 3",), ("",), ("city 59",))), (("c", "d"), (("city 3", "1"), ("city 4", "0"))))
+
 LAW_EXAMPLES: tuple[LawExample, ...] = (
     LawExample(stat=Moments(column="x"), make=_numbers),
     LawExample(stat=ScoreLabel(detail=2), make=_scores),
@@ -133,6 +136,8 @@ LAW_EXAMPLES: tuple[LawExample, ...] = (
     LawExample(stat=Crosstab(row="id", column="c", row_capacity=9, column_capacity=5), make=_categories),
     LawExample(stat=Outcomes(over=("c",), buckets=7, capacity=20), make=_sliced),
     LawExample(stat=Outcomes(over=("d", "c"), buckets=7, capacity=20), make=_sliced),
+    LawExample(stat=SliceSums(crossings=_CROSSINGS, buckets=7), make=_sliced),
+    LawExample(stat=SliceSums(crossings=_CROSSINGS, buckets=7, unit="@cluster"), make=_sliced),
     LawExample(stat=Quantiles(column="x", k=64), make=_numbers),
     LawExample(stat=Distinct(column="x", k=32), make=_numbers),
     LawExample(stat=Distinct(column="tags", k=32), make=_tags),
