@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
 
-from recspect.errors import UsageError
+from recspect.errors import RunError, UsageError
 from recspect.features import InputSize
-from recspect.models import ModelConfig, build
+from recspect.models import MODELS, ModelConfig, build
+from recspect.models.building import require_buildable
+from recspect.models.settings import CrossSettings, DotSettings
 
 SIZES = (
     InputSize(name="user", form="id", rows=7),
@@ -47,12 +52,12 @@ def model_of(name: str, **settings) -> torch.nn.Module:
     return model
 
 
-def field_vectors(state: dict[str, np.ndarray], prefix: str, row: dict[str, np.ndarray]) -> np.ndarray:
+def field_vectors(state: dict[str, np.ndarray], prefix: str, row: dict[str, np.ndarray], fields=ORDER) -> np.ndarray:
     """Vectors of one row, field by field, straight from the definition: (F, D)."""
-    table, scales = state[f"{prefix}.table.weight"], state[f"{prefix}.scales"]
+    table, scales = state[f"{prefix}.table.weight"], state.get(f"{prefix}.scales")
     sizes = {size.name: size for size in SIZES}
     start, scale_start, found = 0, 0, []
-    for name in ORDER:
+    for name in fields:
         size, value = sizes[name], row[name]
         if size.form == "id":
             found.append(table[start + value])
@@ -66,32 +71,66 @@ def field_vectors(state: dict[str, np.ndarray], prefix: str, row: dict[str, np.n
     return np.stack(found)
 
 
-def hidden(state: dict[str, np.ndarray], flat: np.ndarray) -> float:
-    for layer in (0, 2):
-        flat = np.maximum(0, state[f"mlp.{layer}.weight"] @ flat + state[f"mlp.{layer}.bias"])
-    return (state["mlp.4.weight"] @ flat + state["mlp.4.bias"]).item()
+def hidden(state: dict[str, np.ndarray], flat: np.ndarray, prefix: str = "mlp") -> np.ndarray:
+    """Linear layers with a ReLU between two of them, straight from the definition."""
+    layers = sorted(int(key.split(".")[1]) for key in state if key.startswith(f"{prefix}.") and key.endswith(".weight"))
+    for layer in layers:
+        flat = state[f"{prefix}.{layer}.weight"] @ flat + state[f"{prefix}.{layer}.bias"]
+        flat = flat if layer == layers[-1] else np.maximum(0, flat)
+    return flat
 
 
-def expected(name: str, model: torch.nn.Module, given: dict[str, torch.Tensor]) -> np.ndarray:
-    state = {key: tensor.numpy() for key, tensor in model.state_dict().items()}
-    rows = len(given["user"])
-    out = []
-    for i in range(rows):
-        row = {key: tensor[i].numpy() for key, tensor in given.items()}
-        v = field_vectors(state, "vectors", row)
-        z = state["bias"] + hidden(state, v.reshape(-1))
-        if name == "deepfm":
-            z += field_vectors(state, "weights", row).sum()
-            z += sum(v[f] @ v[g] for f in range(len(v)) for g in range(f + 1, len(v)))
-        out.append(z)
-    return np.array(out)
+def products(vectors: np.ndarray) -> np.ndarray:
+    return np.array([vectors[f] @ vectors[g] for f in range(len(vectors)) for g in range(f + 1, len(vectors))])
 
 
-@pytest.mark.parametrize("name", ["deepfm", "mlp"])
-def test_forward_is_the_formula(name):
-    model = model_of(name)
+def crossed(state: dict[str, np.ndarray], start: np.ndarray) -> np.ndarray:
+    x = start
+    for layer in range(3):
+        matrix = state.get(f"crosses.{layer}.weight")
+        if matrix is None:
+            matrix = state[f"crosses.{layer}.1.weight"] @ state[f"crosses.{layer}.0.weight"]
+        shift = state.get(f"crosses.{layer}.bias", state.get(f"crosses.{layer}.1.bias"))
+        x = start * (matrix @ x + shift) + x
+    return x
+
+
+def from_definition(state: dict[str, np.ndarray], name: str, own, row: dict[str, np.ndarray]) -> float:
+    if name == "dlrm":
+        bottom = hidden(state, np.concatenate([np.atleast_1d(row[size.name]) for size in SIZES if size.form == "numbers"]), "bottom")
+        looked_up = field_vectors(state, "vectors", row, [field for field in ORDER if field not in ("age", "income", "image")])
+        dots = products(np.concatenate([bottom[None], looked_up]))
+        return state["bias"] + hidden(state, np.concatenate([bottom, dots])).item()
+    z = state["bias"]
+    if name in ("linear", "fm", "deepfm"):
+        z = z + field_vectors(state, "weights", row).sum()
+    if name == "linear":
+        return z
+    v = field_vectors(state, "vectors", row)
+    if name in ("fm", "deepfm"):
+        z = z + products(v).sum()
+    if name in ("mlp", "deepfm"):
+        z = z + hidden(state, v.reshape(-1)).item()
+    if name == "dcnv2":
+        x = crossed(state, v.reshape(-1))
+        z = z + (hidden(state, x).item() if own.structure == "stacked" else (state["readout.weight"] @ x).item() + hidden(state, v.reshape(-1)).item())
+    return z
+
+
+FORMULAS = {
+    "linear": {}, "fm": {}, "mlp": {}, "deepfm": {}, "dcnv2": {}, "dcnv2 stacked": {"own": CrossSettings(structure="stacked")},
+    "dcnv2 of rank 2": {"own": CrossSettings(rank=2)}, "dlrm": {"own": DotSettings(bottom=(5,))},
+}
+
+
+@pytest.mark.parametrize("case", FORMULAS)
+def test_forward_is_the_formula(case):
+    name = case.split()[0]
+    model = model_of(name, **FORMULAS[case])
     given = inputs()
-    np.testing.assert_allclose(model(given).detach().numpy(), expected(name, model, given), rtol=1e-12, atol=1e-12)
+    state = {key: tensor.numpy() for key, tensor in model.state_dict().items()}
+    expected = [from_definition(state, name, model.config.own, {key: tensor[i].numpy() for key, tensor in given.items()}) for i in range(9)]
+    np.testing.assert_allclose(model(given).detach().numpy(), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_a_value_is_in_the_unit_of_the_label():
@@ -154,10 +193,11 @@ def test_layers_have_recognisable_names():
         "mlp.6.weight", "mlp.6.bias"}
 
 
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("forms", [("id",), ("ids",), ("numbers",), ("id", "numbers"), ("ids", "numbers")])
-def test_any_mixture_of_forms(forms):
+def test_any_mixture_of_forms(forms, name):
     sizes = [size for size in SIZES if size.form in forms]
-    model = build(ModelConfig(), sizes)
+    model = build(ModelConfig(name=name), sizes)
     given = {size.name: inputs(dtype=torch.float32)[size.name] for size in sizes}
     out = model(given)
     assert out.shape == (9,)
@@ -177,3 +217,34 @@ def test_settings_that_make_no_sense(settings, message):
 def test_an_unknown_model():
     with pytest.raises(UsageError, match="no model named 'bert4rec'"):
         build(ModelConfig(name="bert4rec"), SIZES)
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: CrossSettings(layers=0), "layers is 0"), (lambda: CrossSettings(rank=0), "rank is 0"),
+    (lambda: CrossSettings(structure="beside"), "structure is 'beside'"), (lambda: DotSettings(bottom=(4, 0)), r"bottom\[1\] is 0"),
+    (lambda: ModelConfig(name="mlp", own=CrossSettings()), "'mlp' has no settings of its own"),
+    (lambda: ModelConfig(name="dlrm", own=CrossSettings()), "are DotSettings, found CrossSettings"),
+])
+def test_own_settings_that_make_no_sense(make, message):
+    with pytest.raises(UsageError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("case", FORMULAS)
+def test_settings_come_back_from_plain_data(case):
+    config = ModelConfig(name=case.split()[0], **FORMULAS[case])
+    assert ModelConfig(**json.loads(json.dumps(asdict(config)))) == config
+
+
+def test_settings_of_a_newer_version_are_refused():
+    with pytest.raises(RunError, match=r"hold \['experts'\]"):
+        ModelConfig(name="dcnv2", own={"experts": 4})
+
+
+def test_what_cannot_be_built_is_told_without_weights_or_random_numbers():
+    huge = [InputSize(name="user", form="id", rows=10**12), InputSize(name="item", form="id", rows=10**12)]
+    before = torch.get_rng_state()
+    require_buildable(ModelConfig(name="dlrm"), huge)  # 30 terabytes, were they there
+    with pytest.raises(UsageError, match="only one field"):
+        require_buildable(ModelConfig(name="dlrm"), huge[:1])
+    assert torch.equal(before, torch.get_rng_state())

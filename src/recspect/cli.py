@@ -14,8 +14,9 @@ import typer
 from rich.console import Console
 
 from recspect import exits
-from recspect.errors import UsageError
+from recspect.errors import UsageError, listing
 from recspect.files import require_writable, write_bytes
+from recspect.models.registry import MODELS
 from recspect.schema import Schema
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def train(data: Annotated[Path | None, typer.Argument(help="table: Parquet, CSV,
           schema: Annotated[Path | None, typer.Option(help="schema file (TOML, YAML or JSON)")] = None,
           dataset: Annotated[str, typer.Option(help="a data set by name instead of a table; see `recspect datasets`")] = "",
           label: Annotated[str | None, typer.Option(help="which label to train; default the schema's first")] = None,
-          model: Annotated[str, typer.Option(help="deepfm or mlp")] = "deepfm",
+          model: Annotated[str, typer.Option(help=f"one of: {listing(MODELS)}")] = "deepfm",
           epochs: Annotated[int, typer.Option(help="passes over the training rows at most")] = 10,
           seed: Annotated[int, typer.Option(help="of weights, order of rows and random splits")] = 0,
           runs: Annotated[Path, typer.Option(help="folder of run directories")] = Path("runs"),
@@ -167,7 +168,7 @@ def doctor(run: Annotated[Path | None, typer.Argument(help="run directory")] = N
 
 
 @app.command()
-def exam(programs: Annotated[str, typer.Option(help="worlds and architectures, such as feed/silu,shop/deepfm; `all` for every one")] = "",
+def exam(programs: Annotated[str, typer.Option(help="worlds and architectures, such as feed/silu,shop/deepfm; `worlds` for every synthetic one, `real` for real tables, `all`")] = "",
          seeds: Annotated[int, typer.Option(help="seeds per program")] = 1,
          severity: Annotated[str, typer.Option(help="barely, typical, gross; several with commas")] = "barely,typical",
          faults: Annotated[str, typer.Option(help="only these faults; several with commas; none for healthy runs alone")] = "",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Literal
 
-from recspect.errors import UsageError
+from recspect.errors import RunError, UsageError
+from recspect.models.registry import MODELS
+from recspect.models.settings import OwnSettings
 
 Activation = Literal["relu", "silu", "gelu", "tanh"]
 
@@ -15,15 +18,16 @@ class ModelConfig:
     """Settings shared by the built-in models.
 
     Args:
-        name: `deepfm` or `mlp`.
-        embedding_width: Numbers per embedding vector (D).
-        hidden: Neurons of each hidden layer.
+        name: A key of `MODELS`.
+        embedding_width: Numbers per embedding vector (D); `linear` has none.
+        hidden: Neurons of each hidden layer; `linear` and `fm` have none.
         activation: Of the hidden layers: `relu`, `silu`, `gelu` or `tanh`.
         dropout: Share of hidden activations dropped in training, 0 to below 1.
         embedding_deviation: Standard deviation of embeddings at the start.
         output: What the model returns: `logit` for a binary label, `value` (in the label's unit) for a graded one.
         output_mean: The output is `output_mean + output_scale * raw`; for a value, the label's mean in training.
         output_scale: For a value, the label's standard deviation in training.
+        own: Settings that only this model has, see `recspect.models.settings`; its defaults where they are not given.
     """
 
     name: str = "deepfm"
@@ -35,9 +39,11 @@ class ModelConfig:
     output: Literal["logit", "value"] = "logit"
     output_mean: float = 0.0
     output_scale: float = 1.0
+    own: OwnSettings | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
+        object.__setattr__(self, "own", _own(self.name, self.own))
         wrong = {
             f"embedding_width is {self.embedding_width}, expected 1 or more": self.embedding_width < 1,
             f"hidden is {self.hidden}, expected one or more layers of 1 or more neurons":
@@ -52,3 +58,23 @@ class ModelConfig:
         for message, is_wrong in wrong.items():
             if is_wrong:
                 raise UsageError(f"model settings: {message}")
+
+
+def _own(name: str, given: OwnSettings | Mapping[str, object] | None) -> OwnSettings | None:
+    """The model's own settings: as given, from plain data (of `run.json`), or its defaults."""
+    kind = MODELS[name].settings if name in MODELS else None
+    if kind is None:
+        if given is not None and name in MODELS:
+            raise UsageError(f"model {name!r} has no settings of its own, found {type(given).__name__}", hint="leave `own` out")
+        return None
+    if given is None:
+        return kind()
+    if isinstance(given, Mapping):
+        unknown = sorted(set(given) - {spec.name for spec in fields(kind)})
+        if unknown:
+            raise RunError(f"the settings of model {name!r} hold {unknown}, which this recspect does not know", hint="upgrade recspect")
+        return kind(**given)
+    if not isinstance(given, kind):
+        raise UsageError(f"the own settings of model {name!r} are {kind.__name__}, found {type(given).__name__}",
+                         hint=f"ModelConfig(name={name!r}, own={kind.__name__}(...))")
+    return given

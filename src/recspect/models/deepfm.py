@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from recspect.features.encoded import InputSize
 from recspect.models.config import ModelConfig
-from recspect.models.layers import hidden_layers
+from recspect.models.layers import hidden_layers, pairwise_products
 from recspect.models.vectors import FieldVectors
 
 
@@ -35,7 +35,5 @@ class DeepFM(nn.Module):
         """Field to tensor (see `Encoded`), to the logit (binary) or the value (graded), shape (B,)."""
         vectors = self.vectors(inputs)
         first = self.weights(inputs).sum(dim=(1, 2))
-        # sum_{f<g} <v_f, v_g> = (|sum_f v_f|^2 - sum_f |v_f|^2) / 2
-        pairs = (vectors.sum(dim=1).square() - vectors.square().sum(dim=1)).sum(dim=1) / 2
-        raw = self.bias + first + pairs + self.mlp(vectors.flatten(1)).squeeze(1)
+        raw = self.bias + first + pairwise_products(vectors) + self.mlp(vectors.flatten(1)).squeeze(1)
         return self.config.output_mean + self.config.output_scale * raw

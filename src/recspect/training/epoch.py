@@ -102,7 +102,8 @@ def epoch_seed(seed: int, epoch: int) -> int:
 
 def order_of_rows(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """Positions of the training rows in the order in which an epoch (from 1) of a run reads them, shape (rows,): which rows were in a step."""
-    return torch.randperm(rows, generator=torch.Generator().manual_seed(epoch_seed(seed, epoch))).numpy()
+    order: NDArray[np.int64] = torch.randperm(rows, generator=torch.Generator().manual_seed(epoch_seed(seed, epoch))).numpy()
+    return order
 
 
 def row_losses(output: Tensor, target: Tensor, model: ModelConfig) -> Tensor:

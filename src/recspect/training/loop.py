@@ -24,7 +24,7 @@ from recspect.diagnosis.observing import HeldOut, Observer
 from recspect.errors import RecspectError, RunError
 from recspect.features import FeatureTransform
 from recspect.models import ModelConfig
-from recspect.models.build import model_class
+from recspect.models.building import require_buildable
 from recspect.schema import Label, Schema
 from recspect.training.config import TrainingConfig
 from recspect.training.epoch import Machine, epoch_seed, make_optimisers, one_epoch
@@ -107,7 +107,7 @@ def train(
     transform = FeatureTransform.fit(schema, tables.train)
     parts = tables.encode(schema, transform)
     config = replace(config, model=_with_output(config.model, schema.label, parts[0]))
-    model_class(config.model)  # a name that no model has is told before a folder is made
+    require_buildable(config.model, transform.sizes)  # what cannot be built is told before a folder is made
     folder = Path(run_dir) if run_dir is not None else new_folder("runs", name or schema.name or "run")
     run = Run.create(folder, schema=schema, transform=transform, config=config, data=reference or {"kind": "memory"},
                      data_fingerprint=tables.fingerprint, split=tables.split, command=command)

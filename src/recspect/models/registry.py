@@ -1,0 +1,31 @@
+"""The built-in ranking models by name. Needs no torch, so that a command can list them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from recspect.models.settings import CrossSettings, DotSettings, OwnSettings
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a model lives.
+
+    Args:
+        path: `file:Class` below `recspect.models`.
+        settings: Class of the settings that only this model has, or None.
+    """
+
+    path: str
+    settings: type[OwnSettings] | None = None
+
+
+MODELS: dict[str, Entry] = {
+    "linear": Entry("linear:Linear"),
+    "fm": Entry("fm:FM"),
+    "mlp": Entry("mlp:MLP"),
+    "deepfm": Entry("deepfm:DeepFM"),
+    "dcnv2": Entry("dcnv2:DCNv2", CrossSettings),
+    "dlrm": Entry("dlrm:DLRM", DotSettings),
+}
+"""Name in settings and on the command line, from the simplest on."""

@@ -1,0 +1,53 @@
+"""Settings that only one model has; those that all share are in `ModelConfig`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from recspect.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossSettings:
+    """Of `dcnv2`.
+
+    Args:
+        layers: Cross layers: the highest degree of a product is this plus 1.
+        rank: Width of the bottleneck of a cross layer's matrix (W = U V'); None for a full matrix.
+        structure: `stacked` (the MLP reads what the cross layers give) or `parallel` (both read the fields).
+    """
+
+    layers: int = 3
+    rank: int | None = None
+    structure: Literal["stacked", "parallel"] = "parallel"
+
+    def __post_init__(self) -> None:
+        _at_least_one("dcnv2", layers=self.layers, **({} if self.rank is None else {"rank": self.rank}))
+        if self.structure not in ("stacked", "parallel"):
+            raise UsageError(f"settings of dcnv2: structure is {self.structure!r}, choices: 'stacked', 'parallel'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DotSettings:
+    """Of `dlrm`.
+
+    Args:
+        bottom: Neurons of each hidden layer below the numbers' vector.
+    """
+
+    bottom: tuple[int, ...] = (64,)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bottom", tuple(self.bottom))
+        _at_least_one("dlrm", **{f"bottom[{i}]": width for i, width in enumerate(self.bottom)})
+
+
+OwnSettings = CrossSettings | DotSettings
+"""Any of them."""
+
+
+def _at_least_one(model: str, **values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise UsageError(f"settings of {model}: {name} is {value}, expected 1 or more")
