@@ -17,9 +17,14 @@ FAIL, WARN, PASS, UNKNOWN = Verdict.FAIL, Verdict.WARN, Verdict.PASS, Verdict.UN
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-def found(code, verdict=WARN, place="", kind="field", value=None, claim="Something was seen."):
-    estimate = None if value is None else Estimate(value=value, unit="share", n=1000)
-    return Finding(code=code, verdict=verdict, claim=claim, place=Place(kind=kind, name=place) if place else Place(), estimate=estimate)
+def found(code, verdict=WARN, place="", kind="field", value=None, unit="share", low=None, high=None, concerns=1.0, neutral=0.0):
+    estimate = None if value is None else Estimate(value=value, unit=unit, n=1000, low=low, high=high)
+    return Finding(code=code, verdict=verdict, claim="Words that no rule reads.", place=Place(kind=kind, name=place) if place else Place(), estimate=estimate,
+                   concerns=concerns, neutral=neutral)
+
+
+def repeats(share):
+    return found("data.split_overlap", place="training rows", kind="slice", value=share)
 
 
 def named(findings):
@@ -34,10 +39,9 @@ def test_healthy_findings_have_no_cause():
 
 @pytest.mark.parametrize(("findings", "cause"), [
     ([found("data.target_leak", FAIL, "leak"), found("training.overfitting", FAIL)], "target_leak"),
-    ([found("data.split_overlap", FAIL, claim="5% of the held-out rows are in training."), found("training.overfitting", FAIL)], "split_leak"),
+    ([found("data.split_overlap", FAIL, value=0.05), found("training.overfitting", FAIL)], "split_leak"),
     ([found("data.time_leak", FAIL)], "split_leak"),
-    ([found("data.split_overlap", value=0.12, claim="12% of 1,000 training rows repeat an event that is already there."), found("training.one_epoch")],
-     "duplicated_rows"),
+    ([repeats(0.12), found("training.one_epoch")], "duplicated_rows"),
     ([found("data.joint_drift", FAIL, "item"), found("predictions.calibration", FAIL)], "broken_join"),
     ([found("data.drift", FAIL, "item"), found("data.joint_drift", FAIL, "item")], "default_value"),
     ([found("data.missing_values", FAIL, "age", value=0.3), found("data.drift", FAIL, "age")], "missing_at_serving"),
@@ -51,7 +55,27 @@ def test_healthy_findings_have_no_cause():
     ([found("data.negative_volume", FAIL), found("predictions.calibration", FAIL), found("predictions.negative_sampling", FAIL)], "sampled_negatives"),
     ([found("predictions.calibration", FAIL), found("predictions.negative_sampling", FAIL)], "prior_shift"),
     ([found("data.change_point", FAIL), found("predictions.calibration", FAIL)], "concept_drift"),
-    ([found("data.label_maturity", WARN, "newest held-out rows", kind="slice"), found("data.change_point", FAIL), found("predictions.calibration", FAIL)], "late_labels"),
+    ([found("data.label_maturity", WARN, "newest held-out rows", kind="slice", value=0.6), found("data.change_point", FAIL, concerns=0.2),
+      found("predictions.calibration", FAIL)], "late_labels"),
+    ([found("data.label_maturity", FAIL, "newest held-out rows", kind="slice", value=0.9), found("data.change_point", FAIL, concerns=0.5)], "late_labels"),
+    ([found("data.label_maturity", FAIL, "newest held-out rows", kind="slice", value=0.33), found("data.change_point", FAIL, concerns=0.5)], "concept_drift"),
+    ([found("training.loss_anomaly", FAIL, "120", kind="step", value=25.0, unit="robust deviations"), found("training.gradient_flow", WARN, "120", kind="step"),
+      found("predictions.calibration", FAIL)], "broken_batch"),
+    ([found("training.loss_anomaly", FAIL, "120", kind="step", value=25.0, unit="robust deviations"), found("training.learning_rate")], "learning_rate"),
+    ([found("training.gradient_flow", FAIL, "mlp.1", kind="layer"), found("predictions.normalised_entropy"), found("predictions.ranking_quality")],
+     "vanishing_gradient"),
+    ([found("predictions.normalised_entropy"), found("predictions.ranking_quality"), found("training.overfitting", FAIL),
+      found("predictions.calibration_slope", FAIL, value=0.45, low=0.4, high=0.5)], "memorisation"),
+    ([found("predictions.normalised_entropy"), found("predictions.ranking_quality"), found("training.overfitting", FAIL),
+      found("predictions.calibration_slope", FAIL, value=0.1, low=-0.2, high=0.4)], "nothing_learned"),
+    ([found("predictions.calibration_slope", FAIL, value=0.5, low=0.4, high=0.6, neutral=1.0), found("training.overfitting")], "memorisation"),
+    ([found("features.spurious", FAIL, "user"), found("training.memorisation", PASS, "user"), found("training.overfitting", FAIL)], "memorisation"),
+    ([found("features.spurious", WARN, "user"), found("training.overfitting", FAIL), found("training.one_epoch")], "memorisation"),
+    ([found("features.spurious", WARN, "noise")], "spurious_field"),
+    ([found("recommendations.policy_support", FAIL)], "broken_propensities"),
+    ([found("embeddings.collapse", FAIL, "item", kind="table"), found("predictions.calibration", FAIL)], "embedding_collapse"),
+    ([found("predictions.group_gap", FAIL, "segment=trial", kind="slice"), found("training.overfitting", FAIL), found("features.spurious", WARN, "user")], "bad_slice"),
+    ([found("recommendations.homogenisation"), found("data.drift", WARN, "item")], "feedback_loop"),
     ([found("predictions.normalised_entropy", FAIL), found("predictions.ranking_quality", WARN)], "nothing_learned"),
     ([found("predictions.group_gap", FAIL, "segment=trial", kind="slice")], "bad_slice"),
     ([found("data.replay", FAIL, "price"), found("data.drift", FAIL, "price")], "serving_skew"),
@@ -71,8 +95,7 @@ def test_every_cause_of_the_rules_is_reached_by_a_pattern_above():
 
 
 def test_a_few_repeated_rows_do_not_account_for_what_was_learned_by_heart():
-    few = found("data.split_overlap", value=0.02, claim="2% of 1,000 training rows repeat an event that is already there.")
-    assert named([few, found("training.one_epoch")]) == ["memorisation", "duplicated_rows"]
+    assert named([repeats(0.02), found("training.one_epoch")]) == ["memorisation", "duplicated_rows"]
 
 
 def test_a_field_half_empty_on_both_sides_is_no_change():

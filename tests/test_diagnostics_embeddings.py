@@ -36,14 +36,23 @@ def test_collapse_is_found_and_a_common_mean_is_not_mistaken_for_it(seed, rank, 
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_partial_collapse_warns(seed):
+@pytest.mark.parametrize("scales", [np.geomspace(1, 1e-4, 16), np.repeat([1.0, 0.0], 8)], ids=["steep", "half of it empty"])
+def test_partial_collapse_warns(seed, scales):
     content = table(seed)
-    content["@embedding:item"] = content["@embedding:item"] * np.geomspace(1, 0.01, 16)
+    content["@embedding:item"] = content["@embedding:item"] * scales
     (finding,) = ask(Collapse(), Batch(content), tables=("item",))
     assert finding.verdict is Verdict.WARN
     curve, ranked = finding.evidence
     assert [line.name for line in curve.lines] == ["item"]
     assert ranked.rows[0][0] == "item"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_spectrum_as_steep_as_tastes_of_few_dimensions_passes(seed):
+    content = table(seed)
+    content["@embedding:item"] = content["@embedding:item"] * np.repeat([1.0, 0.1], [4, 12])
+    (finding,) = ask(Collapse(), Batch(content), tables=("item",))
+    assert (finding.verdict, finding.estimate.value) == (Verdict.PASS, pytest.approx(0.45, abs=0.15))
 
 
 def test_only_rows_that_training_read_count():

@@ -21,7 +21,7 @@ class Sign:
     Args:
         codes: Any of these diagnostics.
         verdict: At least this verdict: WARN, or FAIL where a warning says too little.
-        where: Asked of the finding, and of all findings beside it.
+        where: Asked of the finding, and of all findings beside it, worst first, those that PASS among them.
         kind: Kind of place the finding must be about, or "".
     """
 
@@ -32,8 +32,7 @@ class Sign:
 
     def among(self, findings: Sequence[Finding]) -> list[Finding]:
         """The findings that are this sign, in their order."""
-        return [finding for finding in findings if finding.code in self.codes and finding.verdict.severity >= self.verdict.severity
-                and finding.verdict is not Verdict.UNKNOWN and (not self.kind or finding.place.kind == self.kind)
+        return [finding for finding in findings if finding.code in self.codes and finding.verdict.severity >= self.verdict.severity and (not self.kind or finding.place.kind == self.kind)
                 and (self.where is None or self.where(finding, findings))]
 
 
@@ -117,9 +116,8 @@ def causes_of(findings: Sequence[Finding], rules: Sequence[Rule] | None = None) 
         from recspect.diagnosis.cause_rules import RULES
 
         rules = RULES
-    alarms = sorted((finding for finding in findings if finding.verdict in (Verdict.FAIL, Verdict.WARN)),
-                    key=lambda f: (-f.verdict.severity, -f.severity, f.code, f.place.kind, f.place.name))
-    holding = [candidate for rule in rules if (candidate := _candidate(rule, alarms)) is not None]
+    ranked = sorted(findings, key=lambda f: (-f.verdict.severity, -f.severity, f.code, f.place.kind, f.place.name))
+    holding = [candidate for rule in rules if (candidate := _candidate(rule, ranked)) is not None]
     holding.sort(key=lambda candidate: -candidate.verdict.severity)  # stable: the order of the rules stays within a verdict
     taken: set[int] = set()
     own: dict[str, Cause] = {}
@@ -134,14 +132,15 @@ def causes_of(findings: Sequence[Finding], rules: Sequence[Rule] | None = None) 
     return (*own.values(), *(cause for code, cause in possible.items() if code not in own))
 
 
-def _candidate(rule: Rule, alarms: Sequence[Finding]) -> _Candidate | None:
-    if any(sign.among(alarms) for sign in rule.excluded_by):
+def _candidate(rule: Rule, ranked: Sequence[Finding]) -> _Candidate | None:
+    alarms = [finding for finding in ranked if finding.verdict in (Verdict.FAIL, Verdict.WARN)]
+    if any(sign.among(ranked) for sign in rule.excluded_by):
         return None
-    found = [sign.among(alarms) for sign in rule.signs]
+    found = [sign.among(ranked) for sign in rule.signs]
     if not all(found):
         return None
     needed = _once(finding for group in found for finding in group)
-    signs = _once((*needed, *(finding for sign in rule.support for finding in sign.among(alarms))))
+    signs = _once((*needed, *(finding for sign in rule.support for finding in sign.among(ranked))))
     return _Candidate(rule, needed, signs, _once((*signs, *(finding for finding in alarms if finding.code in rule.explains))))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,13 +17,44 @@ Spoil = Callable[[Any], None]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Columns:
+    """What a table has that faults can be planted in; None where it has none.
+
+    Args:
+        label: The 0/1 outcome.
+        category: A categorical field that says much: the item, where there is one.
+        number: A numeric field, floating point.
+        user, item, time: Columns of these roles.
+        group: A categorical field of few values that describes users.
+        member: A value of it whose rows can be spoilt.
+        chance: The probability with which each row's item was shown.
+    """
+
+    label: str
+    category: str
+    number: str
+    user: str | None = None
+    item: str | None = None
+    time: str | None = None
+    group: str | None = None
+    member: str | None = None
+    chance: str | None = None
+
+    def lacks(self, needed: Iterable[str]) -> list[str]:
+        """Which of these the table does not have."""
+        return [name for name in needed if getattr(self, name) is None]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Case:
     """What a fault may change.
 
     Args:
         train, validation, test: Rows, by time unless a fault mixes them.
         schema: What the columns mean.
+        columns: What faults are planted in.
         config: How the model is trained.
+        served: The held-out rows as they were logged at serving, to be held against `test`; None where nothing was logged.
         keep_last: Examine the model of the last epoch, not the best one.
         spoil: Done to the model before it is examined.
         seed: Of whatever a fault draws.
@@ -33,7 +64,9 @@ class Case:
     validation: Batch
     test: Batch
     schema: Schema
+    columns: Columns
     config: TrainingConfig
+    served: Batch | None = None
     keep_last: bool = False
     spoil: Spoil | None = None
     seed: int = 0
@@ -52,8 +85,13 @@ class Case:
         return replace(self, test=change(self.test, 3 * self.seed + 2))
 
     def with_field(self, field: Field) -> Case:
-        """The case with one more field for the model."""
-        return replace(self, schema=replace(self.schema, fields=(*self.schema.fields, field)))
+        """The case with one more field for the model, or another of the same name."""
+        fields = {other.name: other for other in self.schema.fields} | {field.name: field}
+        return replace(self, schema=replace(self.schema, fields=tuple(fields.values())))
+
+    def with_roles(self, **roles: str) -> Case:
+        """The case with columns in these roles."""
+        return replace(self, schema=self.schema.with_roles(**roles))
 
     def with_settings(self, **settings: Any) -> Case:
         """The case with other settings of the training."""

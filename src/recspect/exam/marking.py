@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from recspect.exam.faults import BENIGN, FAULTS, SEVERITIES
+from recspect.exam.programs import program_of
+from recspect.exam.seen import causes_seen
 from recspect.exam.sitting import HEALTHY, Outcome, Sheet
 
-Finding = tuple[str, str, str]
+Name = tuple[str, str, str]
+"""Code, place and verdict of a finding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +83,11 @@ class Result:
 
     def to_mapping(self) -> dict[str, object]:
         """The line that `make exam` prints."""
-        typical, barely = self.by_severity.get("typical"), self.by_severity.get("barely")
-        return {"detected": _rounded(typical and typical.detected), "cause_first": _rounded(typical and typical.cause_first),
-                "cause_top3": _rounded(typical and typical.cause_top3), "detected_barely": _rounded(barely and barely.detected),
-                "false_alarm_runs": _rounded(self.false_alarm_runs), "cells": sum(marks.cases for marks in self.by_fault.values()) + self.healthy}
+        typical, barely = (self.by_severity.get(severity) for severity in ("typical", "barely"))
+        shares = {"detected": typical.detected, "cause_first": typical.cause_first, "cause_top3": typical.cause_top3} if typical else {}
+        return {**{name: _rounded(shares.get(name)) for name in ("detected", "cause_first", "cause_top3")},
+                "detected_barely": _rounded(barely.detected if barely else None), "false_alarm_runs": _rounded(self.false_alarm_runs),
+                "cells": sum(marks.cases for marks in self.by_fault.values()) + self.healthy}
 
     def to_text(self) -> str:
         """Tables for a person, in Markdown."""
@@ -106,7 +110,7 @@ class Result:
 def mark(outcomes: Iterable[Outcome]) -> Result:
     """Mark an exam. Outcomes whose healthy twin is not there are held against an empty one."""
     outcomes = list(outcomes)
-    twins = {(o.sheet.program, o.sheet.seed): frozenset(o.findings) for o in outcomes if o.sheet.fault == HEALTHY}
+    twins = {(o.sheet.program, o.sheet.seed): frozenset(seen.name for seen in o.alarms) for o in outcomes if o.sheet.fault == HEALTHY}
     by_fault: dict[tuple[str, str], _Sum] = {}
     missed = []
     well = [o for o in outcomes if o.sheet.fault == HEALTHY or o.sheet.fault in BENIGN]
@@ -117,31 +121,31 @@ def mark(outcomes: Iterable[Outcome]) -> Result:
             missed.append(_named(outcome.sheet))
     cries: dict[tuple[str, str], int] = {}
     for outcome in well:
-        for code, verdict in {(code, verdict) for code, _, verdict in outcome.findings}:
+        for code, verdict in {(seen.code, seen.verdict) for seen in outcome.alarms}:
             cries[code, verdict] = cries.get((code, verdict), 0) + 1
-    failing = sum(bool(o.refused) or any(verdict == "FAIL" for *_, verdict in o.findings) for o in well)
+    failing = sum(bool(o.refused) or any(seen.verdict == "FAIL" for seen in o.findings) for o in well)
     return Result(by_fault={key: total.marks() for key, total in by_fault.items()},
                   by_severity={severity: _joined(total for (_, at), total in by_fault.items() if at == severity) for severity in SEVERITIES
                                if any(at == severity for _, at in by_fault)},
                   healthy=len(well), false_alarm_runs=failing / len(well) if well else float("nan"),
                   false_alarm_interval=clopper_pearson(failing, len(well)), missed=tuple(missed), cries=cries,
-                  warned_runs=sum(bool(o.findings) for o in well) / len(well) if well else float("nan"))
+                  warned_runs=sum(bool(o.alarms) for o in well) / len(well) if well else float("nan"))
 
 
-def _add(total: _Sum, outcome: Outcome, twin: frozenset[Finding]) -> bool:
+def _add(total: _Sum, outcome: Outcome, twin: frozenset[Name]) -> bool:
     """Whether the fault was detected."""
     fault = FAULTS[outcome.sheet.fault]
-    new = [finding for finding in outcome.findings if finding not in twin]
-    found = [finding for finding in new if finding[0] in fault.expected]
-    causes = [code for code, _, _, possible in outcome.causes if not possible]
+    new = [seen for seen in outcome.alarms if seen.name not in twin]
+    found = [seen for seen in new if seen.code in fault.expected]
+    causes = [cause.code for cause in causes_seen(outcome.findings) if not cause.possible]
     total.cases += 1
     total.detected += bool(found)
     total.cause_first += causes[:1] == [fault.cause]
     total.cause_top3 += fault.cause in causes[:3]
     if found and fault.place:
         total.placeable += 1
-        total.placed += any(fault.place in place for _, place, _ in found)
-    total.kept_silent += not any(code in fault.silent for code, _, _ in new)
+        total.placed += any(fault.place_in(program_of(outcome.sheet.program).columns) in seen.place for seen in found)
+    total.kept_silent += not any(seen.code in fault.silent for seen in new)
     return bool(found)
 
 

@@ -1,4 +1,7 @@
-"""How each fault is planted in a case, by severity 0 (barely visible), 1 (typical), 2 (gross)."""
+"""How faults of rows, splits and fields are planted in a case, by severity 0 (barely visible), 1 (typical), 2 (gross).
+
+Faults of training and of models are in `planting_training`, those of labels, serving and logs in `planting_logs`.
+"""
 
 from __future__ import annotations
 
@@ -6,40 +9,35 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from recspect.diagnosis.batch import Batch, Categorical, concatenate
+from recspect.diagnosis.batch import Batch, concatenate
 from recspect.exam.case import Case
 from recspect.schema import Field, Kind
 from recspect.worlds import (
     plant_default_value,
     plant_duplicates,
     plant_label_copy,
-    plant_late_labels,
     plant_missing,
     plant_noise_field,
-    plant_prior_shift,
-    plant_random_labels,
-    plant_rate_change,
     plant_row_copies,
     plant_shuffled_field,
 )
 
-LABEL = "click"
-
 
 def label_copy(case: Case, severity: int) -> Case:
     """A field that says the label in 80, 95 or 99% of all rows."""
-    agreement = (0.8, 0.95, 0.99)[severity]
-    return case.everywhere(lambda rows, seed: plant_label_copy(rows, LABEL, agreement=agreement, seed=seed)).with_field(Field(name="leak"))
+    agreement, label = (0.8, 0.95, 0.99)[severity], case.columns.label
+    return case.everywhere(lambda rows, seed: plant_label_copy(rows, label, agreement=agreement, seed=seed)).with_field(Field(name="leak"))
 
 
 def future_window(case: Case, severity: int) -> Case:
-    """The user's click rate over the next 8, 2 or 1 of their rows, the row itself among them."""
+    """The user's rate of positives over the next 8, 2 or 1 of their rows, the row itself among them."""
     width = (8, 2, 1)[severity]
 
     def add(rows: Batch, seed: int) -> Batch:
         del seed
-        return rows.with_columns({"window_rate": _rate_ahead(rows, width)})
+        return rows.with_columns({"window_rate": _rate_ahead(rows.categories(str(case.columns.user)).codes, rows.numbers(case.columns.label), width)})
 
     return case.everywhere(add).with_field(Field(name="window_rate", kind=Kind.NUMERIC))
 
@@ -49,7 +47,7 @@ def random_split(case: Case, severity: int) -> Case:
     share, rng = (0.02, 0.2, 1.0)[severity], case.generator()
     count = round(share * min(case.test.rows, case.train.rows))
     mine, theirs = rng.permutation(case.train.rows)[:count], rng.permutation(case.test.rows)[:count]
-    return replace(case, train=_with_rows(case.train, mine, case.test.take(theirs)), test=_with_rows(case.test, theirs, case.train.take(mine)))
+    return replace(case, train=with_rows(case.train, mine, case.test.take(theirs)), test=with_rows(case.test, theirs, case.train.take(mine)))
 
 
 def copied_rows(case: Case, severity: int) -> Case:
@@ -64,78 +62,44 @@ def duplicates(case: Case, severity: int) -> Case:
     return replace(case, train=plant_duplicates(case.train, share=share, seed=case.seed))
 
 
-def shuffled_item(case: Case, severity: int) -> Case:
-    """At serving the item of 20, 50 or 100% of the rows is another row's."""
+def shuffled_field(case: Case, severity: int) -> Case:
+    """At serving the item (or another category) of 20, 50 or 100% of the rows is another row's."""
     share = (0.2, 0.5, 1.0)[severity]
-    return case.at_serving(lambda rows, seed: plant_shuffled_field(rows, "item", share=share, seed=seed))
+    return case.at_serving(lambda rows, seed: plant_shuffled_field(rows, case.columns.category, share=share, seed=seed))
 
 
 def default_value(case: Case, severity: int) -> Case:
-    """At serving the item of 10, 30 or 50% of the rows is one and the same."""
-    share = (0.1, 0.3, 0.5)[severity]
-    return case.at_serving(lambda rows, seed: plant_default_value(rows, "item", 3, share=share, seed=seed))
+    """At serving the item (or another category) of 10, 30 or 50% of the rows is one and the same: the fourth most frequent."""
+    share, column = (0.1, 0.3, 0.5)[severity], case.columns.category
+    known = case.train.categories(column)
+    fourth = known.values[np.argsort(-np.bincount(known.codes[known.codes >= 0]), kind="stable")[3]]
+    return case.at_serving(lambda rows, seed: plant_default_value(rows, column, fourth, share=share, seed=seed))
 
 
-def missing_age(case: Case, severity: int) -> Case:
-    """At serving 8, 30 or 60% of the ages are missing."""
+def missing_number(case: Case, severity: int) -> Case:
+    """At serving 8, 30 or 60% of the values of a numeric field are missing."""
     share = (0.08, 0.3, 0.6)[severity]
-    return case.at_serving(lambda rows, seed: plant_missing(rows, "age", share=share, seed=seed))
+    return case.at_serving(lambda rows, seed: plant_missing(rows, case.columns.number, share=share, seed=seed))
 
 
 def new_items(case: Case, severity: int) -> Case:
     """At serving 3, 15 or 40% of the rows show items that training never saw."""
-    share = (0.03, 0.15, 0.4)[severity]
+    share, item = (0.03, 0.15, 0.4)[severity], str(case.columns.item)
+    first = 1 + int(max(part.numbers(item).max() for part in (case.train, case.validation, case.test)))
 
     def renew(rows: Batch, seed: int) -> Batch:
         rng = np.random.default_rng(seed)
         hit = rng.random(rows.rows) < share
-        return rows.with_columns({"item": np.where(hit, 100_000 + rng.integers(0, 50, rows.rows), rows.numbers("item")).astype(np.int64)})
+        return rows.with_columns({item: np.where(hit, first + rng.integers(0, 50, rows.rows), rows.numbers(item)).astype(np.int64)})
 
     return case.at_serving(renew)
 
 
-def dead_layer(case: Case, severity: int) -> Case:
-    """The biases of all units of a layer, of 95% of them, or of all layers so low that a rectifier never fires; smooth units are shut likewise."""
-    share, layers = ((0.95, 1), (1.0, 1), (1.0, 9))[severity]
-
-    def kill(model: Any) -> None:
-        import torch
-
-        hidden = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][:-1]
-        with torch.no_grad():
-            for linear in hidden[::-1][:layers]:
-                linear.bias[: round(share * len(linear.bias))] = -1000.0
-
-    return replace(case, spoil=kill)
-
-
-def learning_rate(case: Case, severity: int) -> Case:
-    """Every learning rate 30, 100 or 300 times as high."""
-    factor = (30, 100, 300)[severity]
-    return case.with_settings(learning_rate=case.config.learning_rate * factor, table_learning_rate=case.config.table_learning_rate * factor)
-
-
-def collapsed_table(case: Case, severity: int) -> Case:
-    """All embedding tables of rank half the width, 2 or 1."""
-
-    def flatten(model: Any) -> None:
-        import torch
-
-        with torch.no_grad():
-            for table in _tables(model):
-                width = table.shape[1]
-                rank = (width // 2, 2, 1)[severity]
-                left, sizes, right = torch.linalg.svd(table, full_matrices=False)
-                sizes[rank:] = 0
-                table.copy_(left @ torch.diag(sizes) @ right)
-
-    return replace(case, spoil=flatten)
-
-
-def many_epochs(case: Case, severity: int) -> Case:
-    """4, 8 or 16 epochs at three times the rate of the tables, and the last one is kept."""
-    epochs = (4, 8, 16)[severity]
-    return replace(case.with_settings(maximum_epochs=epochs, patience_epochs=99, table_learning_rate=3 * case.config.table_learning_rate), keep_last=True)
+def few_buckets(case: Case, severity: int) -> Case:
+    """Items hashed into as many buckets as there are items, into an eighth, or into a fortieth of that."""
+    field = case.schema.field(str(case.columns.item))
+    items = len(np.unique(case.train.categories(field.name).codes))
+    return case.with_field(replace(field, hash_buckets=max(2, round(items / (1, 8, 40)[severity]))))
 
 
 def noise_field(case: Case, severity: int) -> Case:
@@ -145,77 +109,12 @@ def noise_field(case: Case, severity: int) -> Case:
     return replace(planted.with_settings(table_learning_rate=3 * case.config.table_learning_rate, patience_epochs=99), keep_last=True)
 
 
-def sampled_negatives(case: Case, severity: int) -> Case:
-    """70, 30 or 10% of the negatives kept in training, no correction."""
-    share = (0.7, 0.3, 0.1)[severity]
-
-    def sample(rows: Batch, seed: int) -> Batch:
-        keep = (rows.numbers(LABEL) == 1) | (np.random.default_rng(seed).random(rows.rows) < share)
-        return rows.take(np.flatnonzero(keep))
-
-    return case.in_training(sample)
-
-
-def prior_shift(case: Case, severity: int) -> Case:
-    """At serving 80, 50 or 25% of the positives are left."""
-    share = (0.8, 0.5, 0.25)[severity]
-    return case.at_serving(lambda rows, seed: plant_prior_shift(rows, LABEL, factor=share, seed=seed))
-
-
-def rate_change(case: Case, severity: int) -> Case:
-    """From the middle of the held-out rows on, the rate of positives is 0.75, 0.5 or 0.25 of what it was."""
-    factor = (0.75, 0.5, 0.25)[severity]
-    return case.at_serving(lambda rows, seed: plant_rate_change(rows, LABEL, after=0.5, factor=factor, seed=seed))
-
-
-def late_labels(case: Case, severity: int) -> Case:
-    """Positives come 0.05, 0.15 or 0.4 of the held-out time late on average."""
-    times = case.test.numbers("time")
-    delay = (0.05, 0.15, 0.4)[severity] * float(times.max() - times.min())
-    return case.at_serving(lambda rows, seed: plant_late_labels(rows, LABEL, delay=delay, seed=seed))
-
-
-def broken_segment(case: Case, severity: int) -> Case:
-    """At serving, 30, 60 or 100% of the outcomes of one segment's users are another row's."""
-    share = (0.3, 0.6, 1.0)[severity]
-
-    def spoil(rows: Batch, seed: int) -> Batch:
-        segment = rows.categories("segment")
-        mine = np.flatnonzero(segment.codes == int(np.flatnonzero(segment.values == "trial")[0]))
-        broken = plant_shuffled_field(rows.take(mine), LABEL, share=share, seed=seed)
-        return _with_rows(rows, mine, broken, order=True)
-
-    return case.at_serving(spoil)
-
-
-def random_labels(case: Case, severity: int) -> Case:
-    """60, 90 or 100% of all labels dealt to other rows."""
-    share = (0.6, 0.9, 1.0)[severity]
-    if share == 1:
-        return case.everywhere(lambda rows, seed: plant_random_labels(rows, LABEL, seed=seed))
-    return case.everywhere(lambda rows, seed: plant_shuffled_field(rows, LABEL, share=share, seed=seed))
-
-
-def unequal_arms(case: Case, severity: int) -> Case:
-    """Users drawn into two arms of 47/53, 44/56 or 40/60 instead of halves."""
-    share = (0.47, 0.44, 0.4)[severity]
-
-    def draw(rows: Batch, seed: int) -> Batch:
-        del seed  # a user's arm is the same in every part
-        users = rows.numbers("user").astype(np.int64)
-        arms = np.random.default_rng(case.seed).random(int(users.max()) + 1_000_000)[users] < share
-        return rows.with_columns({"arm": Categorical(arms.astype(np.int64), np.array(["B", "A"], dtype=object))})
-
-    planted = case.everywhere(draw)
-    return replace(planted, schema=planted.schema.with_roles(arm="arm"))
-
-
 # ---------------------------------------------------------------------- benign
 
 
 def few_missing(case: Case) -> Case:
-    """2% of the ages missing everywhere."""
-    return case.everywhere(lambda rows, seed: plant_missing(rows, "age", share=0.02, seed=seed))
+    """2% more of a numeric field missing everywhere."""
+    return case.everywhere(lambda rows, seed: plant_missing(rows, case.columns.number, share=0.02, seed=seed))
 
 
 def harmless_field(case: Case) -> Case:
@@ -225,25 +124,14 @@ def harmless_field(case: Case) -> Case:
 
 def new_cohort(case: Case) -> Case:
     """A tenth of the held-out users gone: other traffic, same people."""
-    return case.at_serving(lambda rows, seed: rows.take(np.flatnonzero((rows.numbers("user").astype(np.int64) * 7 + seed) % 10 != 0)))
+    user = str(case.columns.user)
+    return case.at_serving(lambda rows, seed: rows.take(np.flatnonzero((rows.numbers(user).astype(np.int64) * 7 + seed) % 10 != 0)))
 
 
 # ---------------------------------------------------------------------- details
 
 
-def _rate_ahead(rows: Batch, width: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """For each row, the mean label of this and the user's following rows, up to `width` of them. Rows are in order of time."""
-    users, label = rows.numbers("user"), rows.numbers(LABEL)
-    order = np.argsort(users, kind="stable")
-    total = np.concatenate([[0.0], np.cumsum(label[order])])
-    ends = np.searchsorted(users[order], users[order], side="right")
-    last = np.minimum(np.arange(rows.rows) + width, ends)
-    rate = np.empty(rows.rows)
-    rate[order] = (total[last] - total[:-1]) / (last - np.arange(rows.rows))
-    return rate
-
-
-def _with_rows(rows: Batch, places: np.ndarray[Any, Any], others: Batch, *, order: bool = False) -> Batch:
+def with_rows(rows: Batch, places: NDArray[np.int64], others: Batch, *, order: bool = False) -> Batch:
     """The rows with those at `places` replaced by others; in the old order where `order`, else the others last."""
     kept = np.setdiff1d(np.arange(rows.rows), places)
     mixed = concatenate([rows.take(kept), others])
@@ -254,6 +142,12 @@ def _with_rows(rows: Batch, places: np.ndarray[Any, Any], others: Batch, *, orde
     return mixed.take(back)
 
 
-def _tables(model: Any) -> list[Any]:
-    """Weights of embedding tables wider than one."""
-    return [parameter.data for name, parameter in model.named_parameters() if "table" in name and parameter.ndim == 2 and parameter.shape[1] > 3]
+def _rate_ahead(users: NDArray[Any], label: NDArray[Any], width: int) -> NDArray[np.float64]:
+    """For each row, the mean label of this and the user's following rows, up to `width` of them. Rows are in order of time."""
+    order = np.argsort(users, kind="stable")
+    total = np.concatenate([[0.0], np.cumsum(label[order])])
+    ends = np.searchsorted(users[order], users[order], side="right")
+    last = np.minimum(np.arange(len(users)) + width, ends)
+    rate = np.empty(len(users))
+    rate[order] = (total[last] - total[:-1]) / (last - np.arange(len(users)))
+    return rate

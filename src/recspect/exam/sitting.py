@@ -10,11 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from recspect.diagnosis.finding import Report, Verdict
+from recspect.diagnosis.batch import Batch
+from recspect.diagnosis.finding import Finding, Verdict
+from recspect.diagnosis.subject import TorchSubject
 from recspect.errors import DataError, RecspectError
 from recspect.exam.case import Case
 from recspect.exam.faults import BENIGN, FAULTS, SEVERITIES
-from recspect.exam.programs import PROGRAMS
+from recspect.exam.programs import program_of
+from recspect.exam.seen import Seen
 
 SAMPLE_ROWS = 4000
 """Held-out and training rows on which the model is looked into."""
@@ -40,8 +43,12 @@ class Sheet:
     severity: str = ""
 
     def case(self) -> Case:
-        """The case, with the fault or the variation in it."""
-        case = PROGRAMS[self.program].case(self.seed)
+        """The case, with the fault or the variation in it.
+
+        Raises:
+            DataError: The real table of the program is not on this machine.
+        """
+        case = program_of(self.program).case(self.seed)
         if self.fault in FAULTS:
             return FAULTS[self.fault].change(case, SEVERITIES.index(self.severity))
         return BENIGN[self.fault].change(case) if self.fault in BENIGN else case
@@ -53,17 +60,20 @@ class Outcome:
 
     Args:
         sheet: Which case.
-        findings: (code, place, verdict) of every FAIL and WARN.
-        causes: (code, place, verdict, whether only possible), most certain first.
+        findings: Every FAIL, WARN and PASS, worst first.
         refused: The error, where training or examining ended in one: a case that cannot be trained is a finding too.
         seconds: Wall clock.
     """
 
     sheet: Sheet
-    findings: tuple[tuple[str, str, str], ...] = ()
-    causes: tuple[tuple[str, str, str, bool], ...] = ()
+    findings: tuple[Seen, ...] = ()
     refused: str = ""
     seconds: float = 0.0
+
+    @property
+    def alarms(self) -> tuple[Seen, ...]:
+        """The FAILs and WARNs."""
+        return tuple(seen for seen in self.findings if seen.alarm)
 
     def to_line(self) -> str:
         """One line of JSON."""
@@ -74,43 +84,45 @@ class Outcome:
         """The inverse of `to_line`.
 
         Raises:
-            DataError: The line is damaged.
+            DataError: The line is damaged, or of another version.
         """
         try:
             content = json.loads(line)
-            content["sheet"] = Sheet(**content["sheet"])
-            return cls(**content | {name: tuple(tuple(entry) for entry in content[name]) for name in ("findings", "causes")})
+            return cls(**content | {"sheet": Sheet(**content["sheet"]), "findings": tuple(Seen(**seen) for seen in content["findings"])})
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"a line of the exam's outcomes is damaged: {error}", hint="remove the file, and sit the exam again") from None
+            raise DataError(f"a line of the exam's outcomes is damaged or of another version: {error}",
+                            hint="remove the file, and sit the exam again") from None
 
 
 def cells(programs: Sequence[str], seeds: Sequence[int], severities: Sequence[str] = SEVERITIES, faults: Sequence[str] | None = None) -> Iterator[Sheet]:
-    """Every case of an exam: for each program and seed the healthy twin, the benign variations and the faults."""
+    """Every case of an exam: for each program and seed the healthy twin, the benign variations and the faults that its table has a place for."""
     chosen = list(FAULTS) if faults is None else list(faults)
     for seed in seeds:
         for program in programs:
+            columns = program_of(program).columns
             yield Sheet(program=program, seed=seed)
-            for name in BENIGN:
-                yield Sheet(program=program, seed=seed, fault=name)
+            for name, benign in BENIGN.items():
+                if not columns.lacks(benign.needs):
+                    yield Sheet(program=program, seed=seed, fault=name)
             for name in chosen:
-                for severity in severities:
-                    yield Sheet(program=program, seed=seed, fault=name, severity=severity)
+                if not columns.lacks(FAULTS[name].needs):
+                    for severity in severities:
+                        yield Sheet(program=program, seed=seed, fault=name, severity=severity)
 
 
 def sit(sheet: Sheet) -> Outcome:
     """Train, examine and write down. Nothing but the outcome is kept."""
     started = time.perf_counter()
     try:
-        report = _examined(sheet.case())
+        findings = _examined(sheet.case())
     except RecspectError as error:
         return Outcome(sheet=sheet, refused=error.message[:300], seconds=time.perf_counter() - started)
-    alarms = report.with_verdict(Verdict.FAIL, Verdict.WARN)
-    return Outcome(sheet=sheet, findings=tuple((f.code, f.place.name, f.verdict.value) for f in alarms),
-                   causes=tuple((c.code, c.place.name, c.verdict.value, c.possible) for c in report.causes), seconds=time.perf_counter() - started)
+    known = sorted((f for f in findings if f.verdict is not Verdict.UNKNOWN), key=lambda f: (-f.verdict.severity, -f.severity, f.code, f.place.name))
+    return Outcome(sheet=sheet, findings=tuple(map(Seen.of, known)), seconds=time.perf_counter() - started)
 
 
-def _examined(case: Case) -> Report:
-    from recspect.examining.runs import report_of_run
+def _examined(case: Case) -> tuple[Finding, ...]:
+    from recspect.examining.runs import report_of_run, subject_of
     from recspect.training.loop import train
     from recspect.training.rows import Tables
 
@@ -119,7 +131,19 @@ def _examined(case: Case) -> Report:
     with tempfile.TemporaryDirectory(prefix="recspect-exam-") as folder:
         run = train(parts, case.schema, case.config, Path(folder) / "run", on_finding=lambda _: None)
         epoch: Any = run.epochs[-1]["epoch"] if case.keep_last else "best"
-        return report_of_run(run, tables, epoch=epoch, spoil=case.spoil, sample_rows=SAMPLE_ROWS)
+        report = report_of_run(run, tables, epoch=epoch, spoil=case.spoil, sample_rows=SAMPLE_ROWS)
+        replayed = () if case.served is None else _replayed(subject_of(run, epoch), case, case.served)
+    return (*report.findings, *replayed)
+
+
+def _replayed(subject: TorchSubject, case: Case, served: Batch) -> tuple[Finding, ...]:
+    """What was logged at serving held against the same events computed again, as a team does that keeps both."""
+    from recspect.diagnosis.diagnostics.data.replay import Replay
+    from recspect.examining.examination import examine_table
+
+    logged, again = (rows.with_columns({"logged_score": subject.score(rows)}) for rows in (served, case.test))
+    schema = case.schema.with_roles(score="logged_score")
+    return examine_table(logged, schema, reference=again, diagnostics=[Replay()]).findings
 
 
 def sit_all(sheets: Iterable[Sheet], outcomes: Path, *, workers: int = 1) -> Iterator[Outcome]:

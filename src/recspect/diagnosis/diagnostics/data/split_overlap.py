@@ -90,7 +90,7 @@ class SplitOverlap(Diagnostic):
     def _within(self, repeated: Estimate, side: str) -> Finding:
         trained = side == "training"
         return Finding(
-            code=self.code, verdict=Verdict.WARN, estimate=repeated, place=Place() if trained else Place(kind="slice", name="held-out rows"),
+            code=self.code, verdict=Verdict.WARN, estimate=repeated, place=Place(kind="slice", name=f"{side} rows"),
             sources=self.sources, limit=WITHIN, concerns=repeated.value,
             claim=f"{percent(repeated.value)} of {repeated.n:,} {side} rows repeat an event that is already there.",
             threshold=f"WARN when more than {percent(WITHIN)} of {side} rows repeat another",

@@ -16,15 +16,17 @@ from recspect.diagnosis.stats.gram import GramSummary
 from recspect.diagnosis.tally import Tally
 from recspect.errors import Unavailable
 
-FAIL, WARN = 0.25, 0.60
+FAIL, WARN = 0.25, 0.35
 NARROWEST, ROWS_PER_DIMENSION = 4, 4
+EMPTY, CARRYING = 1e-4, 0.75
+"""A singular value below so much of the largest carries nothing: gradients and initialisation leave none so small. WARN when fewer than so many do."""
 
 
 class Collapse(Diagnostic):
     """Do embedding tables use their dimensions?
 
     erank = exp(H(s / sum s)) of the singular values s of the table less its mean, over the rows that training read; share =
-    erank / width. Exact for the table, so without an interval.
+    erank / width; and the share of dimensions that carry anything at all. Exact for the table, so without an interval.
     """
 
     code = "embeddings.collapse"
@@ -56,29 +58,34 @@ class Collapse(Diagnostic):
             raise Unavailable(f"no table is {NARROWEST} wide with {ROWS_PER_DIMENSION} times as many rows that training read "
                               f"({names(left_out)})", hint="smaller tables cannot be told from chance")
         shares = {field: _share(summary) for field, summary in tables.items()}
-        verdicts = {field: _verdict(share) for field, share in shares.items()}
+        carrying = {field: _carrying(summary) for field, summary in tables.items()}
+        verdicts = {field: _verdict(share, carrying[field]) for field, share in shares.items()}
         evidence = (_spectra(tables), _table(tables, shares, left_out))
         for field, verdict in verdicts.items():
             if verdict is not Verdict.PASS:
-                yield self._finding(field, tables[field], shares[field], verdict, evidence)
+                yield self._finding(field, tables[field], shares[field], verdict, evidence, carrying=carrying[field])
         healthy = [field for field, verdict in verdicts.items() if verdict is Verdict.PASS]
         if healthy:
             lowest = min(healthy, key=lambda field: shares[field])
             yield self._finding(lowest, tables[lowest], shares[lowest], Verdict.PASS, evidence, of=healthy)
 
     def _finding(self, field: str, summary: GramSummary, share: float, verdict: Verdict, evidence: tuple[Curve, RankedTable], *,
-                 of: list[str] | None = None) -> Finding:
+                 of: list[str] | None = None, carrying: float = 1.0) -> Finding:
+        by_rank = verdict is not Verdict.WARN or share < WARN
         chance = gaussian_effective_rank(int(summary.count), summary.width)
         numbers = (f"{share * summary.width:.1f} of {summary.width} dimensions ({100 * share:.0f}%; a random table of this size gives "
                    f"{100 * chance / summary.width:.0f}%; {summary.count:,.0f} rows)")
         claim = (f"The {len(of)} embedding tables judged use their dimensions; the lowest, {field}, in effect {numbers}."
                  if of is not None and len(of) > 1 else f"The embedding table of {field} uses its dimensions: in effect {numbers}."
-                 if of is not None else f"The embedding table of {field} has collapsed: its vectors use in effect {numbers}.")
+                 if of is not None else f"The embedding table of {field} has collapsed: its vectors use in effect {numbers}."
+                 if by_rank else f"{carrying * summary.width:.0f} of the {summary.width} dimensions of the embedding table of {field} carry anything: its vectors use in effect {numbers}.")
+        decided = (Estimate(value=share, unit="effective dimensions / width", n=int(summary.count), of="table rows") if by_rank else
+                   Estimate(value=carrying, unit="dimensions that carry anything / width", n=int(summary.count), of="table rows"))
         return Finding(
             code=self.code, verdict=verdict, claim=claim,
             place=Place() if verdict is Verdict.PASS else Place(kind="table", name=field),
-            estimate=Estimate(value=share, unit="effective dimensions / width", n=int(summary.count), of="table rows"),
-            threshold=f"FAIL up to {FAIL:.0%} of the width, WARN below {WARN:.0%}", limit=FAIL if verdict is Verdict.FAIL else WARN,
+            estimate=decided, limit=FAIL if verdict is Verdict.FAIL else WARN if by_rank else CARRYING,
+            threshold=f"FAIL up to {FAIL:.0%} of the width, WARN below {WARN:.0%}, or when up to {CARRYING:.0%} of the dimensions carry more than {EMPTY:g} of the largest",
             meaning="Dimensions that all vectors share carry nothing; a wider table will not help until the cause is gone.",
             causes=("strong weight decay on embeddings", "interaction with fields of few categories, which pulls vectors into their span",
                     "many epochs", "a width far beyond what the field needs"),
@@ -93,10 +100,16 @@ def _share(summary: GramSummary) -> float:
     return (rank if np.isfinite(rank) else 0.0) / summary.width  # all vectors equal: no dimension is used
 
 
-def _verdict(share: float) -> Verdict:
+def _carrying(summary: GramSummary) -> float:
+    """Share of the dimensions whose singular value is more than `EMPTY` of the largest."""
+    values = summary.singular_values(centred=True)
+    return float((values > EMPTY * values.max(initial=0.0)).sum()) / summary.width
+
+
+def _verdict(share: float, carrying: float) -> Verdict:
     if share <= FAIL + 1e-6:
         return Verdict.FAIL
-    return Verdict.WARN if share < WARN else Verdict.PASS
+    return Verdict.WARN if share < WARN or carrying <= CARRYING else Verdict.PASS
 
 
 def _spectra(tables: dict[str, GramSummary]) -> Curve:

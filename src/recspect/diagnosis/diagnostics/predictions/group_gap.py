@@ -42,6 +42,7 @@ class _Gap:
     own: ScoreLabelSummary
     others: ScoreLabelSummary
     p_value: float
+    excess: Estimate | None = None
 
     @property
     def name(self) -> str:
@@ -59,7 +60,8 @@ _Measured = tuple[list[_Gap], list[str]]
 class GroupGap(NullCalibrated):
     """AUC of each group of users against the AUC of all other users; normalised entropy and calibration beside it.
 
-    Groups are the categories of fields that the schema declares to describe the user.
+    Groups are the categories of fields that the schema declares to describe the user. Where training rows are scored too, a gap that is there as well
+    says that the group's choices are harder to tell apart; FAIL is for what came after.
     """
 
     code = "predictions.group_gap"
@@ -67,16 +69,17 @@ class GroupGap(NullCalibrated):
     sources = ("Borkan et al. 2019, Nuanced Metrics for Measuring Unintended Bias", "Gardner, Brooks and Baker 2019 (slicing AUC by group)", "Benjamini and Hochberg 1995")
 
     def needs(self, scope: Scope) -> Needs:
-        """Scores against the label per category of every field that describes the user."""
+        """Scores against the label per category of every field that describes the user, of training rows too where they are scored."""
         scope.require_binary()
         scope.require_target("@score", "@label", "@cluster")
         fields = _fields(scope)
         if not fields:
             raise Unavailable("no categorical field of the schema describes the user", hint="declare one: side = 'user' in the field of the schema")
-        return Needs.of(target=[_stat(name, scope) for name in fields])
+        stats = [_stat(name, scope) for name in fields]
+        return Needs.of(target=stats, reference=[stat for stat in stats if {"@score", "@label", "@cluster", stat.by} <= scope.reference])
 
-    def measure(self, target: Tally, reference: Tally, scope: Scope) -> _Measured:  # noqa: ARG002 - a question about one side
-        return _gaps(target, scope)
+    def measure(self, target: Tally, reference: Tally, scope: Scope) -> _Measured:
+        return _gaps(target, reference, scope)
 
     def checks(self, measured: _Measured) -> Sequence[Check]:
         """Every group against the others."""
@@ -93,9 +96,10 @@ class GroupGap(NullCalibrated):
             rows=tuple((g.name, g.rows, int(g.own.positive), round(g.own.auc, 4), round(g.others.auc, 4), round(g.own.normalised_entropy, 4), round(g.own.calibration_ratio, 3))
                        for g in gaps[:30]), caption=f"{plural(len(gaps), 'group')} of {plural(len({g.field for g in gaps}), 'field')}.{note}")
         threshold = (f"WARN when a group's AUC is more than {WARN} below that of the others and that is unlikely by chance among all checks of the run (q < 0.05), FAIL "
-                     f"when surely more than {FAIL}")
+                     f"when surely more than {FAIL} and, where training rows are scored, surely more than {WARN} above the gap there")
         for gap in bad[:SHOWN]:
-            verdict = Verdict.FAIL if gap.gap.surely_above(FAIL) else Verdict.WARN
+            verdict = Verdict.FAIL if gap.gap.surely_above(FAIL) and (gap.excess is None or gap.excess.surely_above(WARN)) else Verdict.WARN
+            trained = "" if gap.excess is None else f" In training the gap is {number(gap.gap.value - gap.excess.value, 3)}."
             field = [g for g in gaps if g.field == gap.field]
             bars = Bars(title=f"How does the model rank within each group of {gap.field}?", unit="AUC", names=tuple(g.group or "missing" for g in field),
                         values=tuple(g.own.auc for g in field), highlighted=(gap.group or "missing",), reference=gap.others.auc, caption=f"{sum(g.rows for g in field):,} rows")
@@ -104,7 +108,7 @@ class GroupGap(NullCalibrated):
                 concerns=gap.share, threshold=threshold, evidence=(bars, table), sources=self.sources,
                 claim=f"Users with {gap.name} are served worse: AUC {number(gap.own.auc, 3)} where all others have {number(gap.others.auc, 3)} (gap {between(gap.gap, 3)}, "
                       f"{gap.rows:,} rows, {percent(gap.share)} of all). Normalised entropy {number(gap.own.normalised_entropy, 3)} against "
-                      f"{number(gap.others.normalised_entropy, 3)}, predicted over observed {number(gap.own.calibration_ratio, 2)} against {number(gap.others.calibration_ratio, 2)}.",
+                      f"{number(gap.others.normalised_entropy, 3)}, predicted over observed {number(gap.own.calibration_ratio, 2)} against {number(gap.others.calibration_ratio, 2)}.{trained}",
                 meaning="These users see worse choices than others. Where the group is protected, that can also be unlawful.",
                 causes=("the group has few training rows", "a field is broken or missing for the group", "the group's choices vary less, so they are harder to tell apart",
                         "the model has no field for what the group chooses by"),
@@ -129,7 +133,7 @@ def _stat(field: str, scope: Scope) -> Grouped:
     return Grouped(stat=scope.bucketed(ScoreLabel(detail=3)), by=field, capacity=GROUPS)
 
 
-def _gaps(target: Tally, scope: Scope) -> _Measured:
+def _gaps(target: Tally, reference: Tally, scope: Scope) -> _Measured:
     """Every group of enough rows against all others, and what was left out.
 
     Raises:
@@ -147,7 +151,9 @@ def _gaps(target: Tally, scope: Scope) -> _Measured:
             left_out.append(f"{field} (more than {GROUPS} groups)")
             continue
         sums = [(name, part) for name, part in sorted(grouped.parts.items()) if _is_enough(part)]
-        found = [_gap(field, name, part, grouped.parts, whole.total.count) for name, part in sums if len(grouped.parts) > 1]
+        stat = _stat(field, scope)
+        before = reference.get_summary(stat).parts if reference.has(stat) else {}
+        found = [_gap(field, name, part, grouped.parts, whole.total.count, before) for name, part in sums if len(grouped.parts) > 1]
         gaps.extend(gap for gap in found if gap is not None)
     if not gaps:
         raise Unavailable("no field that describes the user has two groups that are large enough" + (f"; not looked at: {names(left_out)}" if left_out else ""),
@@ -160,11 +166,8 @@ def _is_enough(part: BucketedSummary) -> bool:
     return bool(total.count >= ROWS and min(total.positive, total.count - total.positive) >= OF_A_CLASS and part.count >= BUCKETS)
 
 
-def _gap(field: str, group: str, part: BucketedSummary, parts: dict[str, BucketedSummary], rows: float) -> _Gap | None:
-    rest = [other for name, other in parts.items() if name != group]
-    others = rest[0]
-    for other in rest[1:]:
-        others = others + other
+def _gap(field: str, group: str, part: BucketedSummary, parts: dict[str, BucketedSummary], rows: float, before: dict[str, BucketedSummary]) -> _Gap | None:
+    others = _others(group, parts)
     if not _is_enough(others):
         return None
     gap = jackknife([part, others], lambda t: t[1].auc - t[0].auc, unit="AUC of others - AUC of the group", n=int(part.total.count))
@@ -173,4 +176,22 @@ def _gap(field: str, group: str, part: BucketedSummary, parts: dict[str, Buckete
     freedom = max(int(part.count) - 1, 1)
     error = (gap.error or 0.0) / t_quantile(0.95, max(int(max(part.count, others.count)) - 1, 1))
     return _Gap(field=field, group=group, rows=int(part.total.count), share=part.total.count / rows, gap=gap, own=part.total, others=others.total,
-                p_value=two_sided_p(gap.value / error, freedom) if error > 0 else 1.0)
+                p_value=two_sided_p(gap.value / error, freedom) if error > 0 else 1.0, excess=_excess(group, part, others, before))
+
+
+def _others(group: str, parts: dict[str, BucketedSummary]) -> BucketedSummary:
+    first, *rest = [other for name, other in parts.items() if name != group]
+    for other in rest:
+        first = first + other
+    return first
+
+
+def _excess(group: str, part: BucketedSummary, others: BucketedSummary, before: dict[str, BucketedSummary]) -> Estimate | None:
+    """The gap less that on training rows, or None where these cannot say."""
+    if group not in before or len(before) < 2:
+        return None
+    own, rest = before[group], _others(group, before)
+    if not (_is_enough(own) and _is_enough(rest)):
+        return None
+    return jackknife([part, others, own, rest], lambda t: (t[1].auc - t[0].auc) - (t[3].auc - t[2].auc), unit="AUC gap, held-out less training",
+                     n=int(part.total.count))
