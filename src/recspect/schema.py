@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recspect.errors import SchemaError, listing
+from recspect.schema_derived import Derived, DerivedKind, require_sound
 from recspect.schema_files import read_content
 
 SCHEMA_FORMAT = 1
@@ -72,6 +73,8 @@ class Field:
         separator: For multi-valued and sequence columns that arrive as one string, such as "Comedy|Drama".
         missing: Codes that mean "not known" besides null and NaN, such as -124.
         time: For features that carry a time of their own: the column that says when the value became known.
+        shares: Another field whose ids and vectors this one's values read, such as the item for a sequence of earlier items. Its
+            settings for ids (`minimum_count`, `hash_buckets`) count for both.
     """
 
     name: str
@@ -85,6 +88,7 @@ class Field:
     separator: str | None = None
     missing: tuple[str | int | float, ...] = ()
     time: str | None = None
+    shares: str | None = None
 
     def __post_init__(self) -> None:
         _column(self.name, "the name of a field")
@@ -105,6 +109,12 @@ class Field:
                  f"{what}: separator is {self.separator!r:.80}, expected a text", 'separator = "|"')
         if self.time is not None:
             _column(self.time, f"{what}: time")
+        if self.shares is not None:
+            _column(self.shares, f"{what}: shares")
+            _require(self.kind in (Kind.CATEGORICAL, Kind.MULTI_VALUED, Kind.SEQUENCE), f"{what} is {self.kind.value} and shares the ids of {self.shares!r}",
+                     "only categorical, multi_valued and sequence fields have ids")
+            _require(self.minimum_count == 1 and self.hash_buckets is None, f"{what} shares the ids of {self.shares!r} and has settings for ids of its own",
+                     f"give minimum_count and hash_buckets to {self.shares!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,12 +126,15 @@ class Label:
         kind: `binary` (trained with cross-entropy) or `graded` (a rating or a dwell time, trained with squared error).
         positive: For binary labels that are not 0/1: the value that counts as 1, such as "yes".
         at_least: For binary labels made from grades: 1 where the value is at least this, such as 4 stars.
+        after: Another label without which this one never happens, such as the click before a purchase. A model of both then learns
+            the chance of this one, given the other, from all rows.
     """
 
     name: str
     kind: Literal["binary", "graded"] = "binary"
     positive: str | int | float | bool | None = None
     at_least: float | None = None
+    after: str | None = None
 
     def __post_init__(self) -> None:
         _column(self.name, "the name of a label")
@@ -136,6 +149,9 @@ class Label:
                  f"label '{self.name}': positive is {self.positive!r:.80}, expected one value", 'positive = "yes"')
         _require(self.at_least is None or _is_number(self.at_least),
                  f"label '{self.name}': at_least is {self.at_least!r:.80}, expected a number", "at_least = 4")
+        if self.after is not None:
+            _column(self.after, f"label '{self.name}': after")
+            _require(self.kind == "binary", f"label '{self.name}' is graded and happens after {self.after!r}", "only binary labels happen or do not")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +164,7 @@ class Schema:
         user, item, request, time, score, position, propensity, weight, arm: Column names of these roles, or None.
         time_unit: Unit of a numeric time column; `row` when it only gives an order.
         ignored: Columns known and deliberately not used (a leak, a free text).
+        derived: Columns that are computed from earlier rows before anything is encoded; those that are also fields are inputs.
         name: What the data is called in reports.
 
     Raises:
@@ -173,6 +190,7 @@ class Schema:
     time_unit: TimeUnit | None = None
     ignored: tuple[str, ...] = ()
     name: str = ""
+    derived: tuple[Derived, ...] = ()
 
     def __post_init__(self) -> None:
         _set(self, "fields", tuple(self.fields))
@@ -189,6 +207,9 @@ class Schema:
         _require(not also_ignored, f"columns that are both ignored and used: {listing(also_ignored)}",
                  "remove them from one of the two")
         self._require_sound_roles(label_names)
+        self._require_sound_links()
+        _set(self, "derived", tuple(self.derived))
+        require_sound(self.derived, labels=label_names, roles=self.roles.values(), time=self.time, time_unit=self.time_unit)
 
     def _require_sound_roles(self, label_names: list[str]) -> None:
         """Roles name columns, and none has two meanings that exclude each other."""
@@ -204,6 +225,27 @@ class Schema:
                  "name another column for one of the two")
         _require(self.time_unit in (None, "s", "ms", "us", "ns", "days", "row"), f"time_unit is {self.time_unit!r:.80}",
                  "units: 's', 'ms', 'us', 'ns', 'days', or 'row' where the time only gives an order")
+
+    def _require_sound_links(self) -> None:
+        """`shares` and `after` name what is there, and do not run in circles."""
+        fields, labels = ({each.name: each for each in group} for group in (self.fields, self.labels))
+        for field in self.fields:
+            if field.shares is not None:
+                owner = fields.get(field.shares)
+                _require(owner is not None and owner.name != field.name, f"field {field.name!r} shares the ids of {field.shares!r}, which is no other field",
+                         f"fields: {listing(fields)}")
+                _require(owner.kind is Kind.CATEGORICAL and owner.shares is None,  # type: ignore[union-attr]
+                         f"field {field.name!r} shares the ids of {field.shares!r}, which must be a categorical field with ids of its own",
+                         "name the field that owns them")
+        for label in self.labels:
+            seen, at = {label.name}, label
+            while at.after is not None:
+                before = labels.get(at.after)
+                _require(before is not None and before.kind == "binary", f"label {at.name!r} happens after {at.after!r}, which is no binary label",
+                         f"labels: {listing(labels)}")
+                _require(at.after not in seen, f"label {at.name!r} happens after itself", "correct 'after' in the labels")
+                seen.add(at.after)
+                at = before  # type: ignore[assignment]
 
     # ------------------------------------------------------------------ looking up
 
@@ -288,7 +330,8 @@ class Schema:
     def without_fields(self, names: Iterable[str]) -> Schema:
         """A copy without these input fields; they move to `ignored`."""
         gone = {self.field(name).name for name in names}
-        return replace(self, fields=tuple(f for f in self.fields if f.name not in gone),
+        kept = (field for field in self.fields if field.name not in gone)
+        return replace(self, fields=tuple(replace(field, shares=None) if field.shares in gone else field for field in kept),
                        ignored=(*self.ignored, *sorted(gone - set(self.ignored))))
 
     # ------------------------------------------------------------------ files
@@ -305,12 +348,12 @@ class Schema:
 
     @classmethod
     def from_mapping(cls, content: Mapping[str, Any], *, where: str = "schema") -> Schema:
-        """Build a schema from plain data: keys `schema`, `roles`, `labels`, `fields`, `ignored`, `name`, `time_unit`.
+        """Build a schema from plain data: keys `schema`, `roles`, `labels`, `fields`, `derived`, `ignored`, `name`, `time_unit`.
 
         Raises:
             SchemaError: Unknown keys or values, with the choices.
         """
-        known = {"schema", "name", "roles", "labels", "fields", "ignored", "time_unit"}
+        known = {"schema", "name", "roles", "labels", "fields", "derived", "ignored", "time_unit"}
         _refuse_unknown(content, known, f"{where}: unknown setting", f"settings: {listing(sorted(known))}")
         version = content.get("schema", SCHEMA_FORMAT)
         _require(version == SCHEMA_FORMAT, f"{where}: schema format {version!r}, this recspect reads {SCHEMA_FORMAT}",
@@ -326,11 +369,13 @@ class Schema:
         else:
             table = _table(inputs, f"{where}: fields", '[fields] followed by lines such as user_id = "categorical"')
             built = [_from_entry(Field, _named(name, entry, where), where=f"{where}: fields") for name, entry in table.items()]
+        computed = _table(content.get("derived"), f"{where}: derived", '[derived] followed by lines such as seen = { kind = "count", by = "user_id" }')
+        derived = tuple(_derived(name, entry, f"{where}: derived") for name, entry in computed.items())
         ignored = content.get("ignored") or ()
         _require(isinstance(ignored, (list, tuple)), f"{where}: ignored is {ignored!r}", 'give a list, such as ignored = ["comment"]')
         try:
             return cls(fields=tuple(built), labels=tuple(labels), ignored=tuple(ignored), name=str(content.get("name") or ""),
-                       time_unit=content.get("time_unit"), **roles)
+                       time_unit=content.get("time_unit"), derived=derived, **roles)
         except SchemaError as error:
             raise SchemaError(f"{where}: {error.message}", hint=error.hint) from None
 
@@ -351,6 +396,8 @@ class Schema:
             del entry["name"]
             entry.setdefault("kind", field.kind.value)
             content["fields"][field.name] = entry["kind"] if set(entry) == {"kind"} else entry
+        if self.derived:
+            content["derived"] = {column.name: column.to_entry() for column in self.derived}
         return content
 
     def to_toml(self) -> str:
@@ -360,7 +407,9 @@ class Schema:
         lines += ["", "[roles]", *(f"{key} = {_toml(value)}" for key, value in content["roles"].items())]
         for label in content["labels"]:
             lines += ["", "[[labels]]", *(f"{key} = {_toml(value)}" for key, value in label.items())]
-        lines += ["", "[fields]", *(f"{_toml_key(key)} = {_toml(value)}" for key, value in content["fields"].items())]
+        for table in ("fields", "derived"):
+            if table in content:
+                lines += ["", f"[{table}]", *(f"{_toml_key(key)} = {_toml(value)}" for key, value in content[table].items())]
         return "\n".join(lines) + "\n"
 
 
@@ -410,6 +459,13 @@ def _named(name: object, entry: object, where: str) -> dict[str, Any]:
     return {"name": name, **dict(entry)}  # type: ignore[call-overload]
 
 
+def _derived(name: object, entry: object, where: str) -> Derived:
+    example = f'{name} = {{ kind = "count", by = "user_id" }}; kinds: {listing(kind.value for kind in DerivedKind)}'
+    _require(isinstance(entry, Mapping) and "kind" in entry, f"{where}: {name!r} is {entry!r:.80}, expected a table of settings with a kind", example)
+    found: Derived = _from_entry(Derived, {"name": name, **entry}, where=where)  # type: ignore[dict-item]
+    return found
+
+
 def _column(value: object, what: str) -> None:
     """A name of a column is text."""
     _require(isinstance(value, str) and bool(value), f"{what} is {value!r:.80}, expected the name of a column", "names of columns are text")
@@ -427,7 +483,7 @@ def _is_number(value: object) -> bool:
 def _from_entry(target: type[Any], entry: object, *, where: str) -> Any:
     if isinstance(entry, str):
         entry = {"name": entry}
-    what = "label" if target is Label else "field"
+    what = {Label: "label", Derived: "derived column"}.get(target, "field")
     if not isinstance(entry, Mapping):
         raise SchemaError(f"{where}: {entry!r:.80} is neither a name nor a table of settings",
                           hint=f'give the name of a column, or {{ name = "...", ... }} for a {what}')
