@@ -43,7 +43,7 @@ lint: $(VENV)/.test  ## ruff, mypy on the engine, import walls
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports --no-logo
 
-bench: $(VENV)/.bench $(if $(filter tables correctness,$(NAME)),.venvs/evidently/.ready) $(if $(filter slices,$(NAME)),.venvs/sliceline/.ready)  ## measure us against a peer: make bench NAME=ig
+bench: $(VENV)/.bench $(if $(filter tables correctness,$(NAME)),.venvs/evidently/.ready) $(if $(filter training_peers,$(NAME)),.venvs/recbole/.ready) $(if $(filter slices,$(NAME)),.venvs/sliceline/.ready)  ## measure us against a peer: make bench NAME=ig
 	@$(PY) bench/run.py $(NAME)
 
 exam: $(VENV)/.test  ## judge the judges: planted faults found, causes named, false alarms; make exam ARGS="--programs all --seeds 5"
@@ -74,7 +74,7 @@ $(VENV)/.train: pyproject.toml constraints.txt | $(PY)
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(PY)
 	@echo "Installing recspect with PyTorch and the test tools into $(VENV); the first time takes a few minutes."
-	@$(call install,train$(comma)test$(comma)lint$(comma)tensorboard$(comma)wandb$(comma)mlflow)
+	@$(call install,train$(comma)test$(comma)lint$(comma)tensorboard$(comma)wandb$(comma)mlflow$(comma)postgres$(comma)serve$(comma)broker)
 	@$(visdom) || echo "Visdom could not be built here: the tests that need its server are skipped."
 	@touch $@ $(VENV)/.train
 
