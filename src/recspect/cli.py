@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -15,8 +16,10 @@ from rich.console import Console
 
 from recspect import exits
 from recspect.errors import UsageError, listing
+from recspect.events.commands import events_app
 from recspect.files import require_writable, write_bytes
 from recspect.models.registry import MODELS
+from recspect.recommending import commands as recommending
 from recspect.schema import Schema
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ schema_app = typer.Typer(no_args_is_help=True, help="Schema files: what the colu
 app.add_typer(schema_app, name="schema")
 reference_app = typer.Typer(no_args_is_help=True, help="Healthy runs, kept to hold later ones against.")
 app.add_typer(reference_app, name="reference")
+app.add_typer(events_app, name="events")
 _err = Console(stderr=True)
 
 
@@ -223,6 +227,9 @@ def schema_init(data: Annotated[Path, typer.Argument(help="table: Parquet, CSV, 
     else:
         write_bytes(out, text.encode())
         _err.print(f"wrote {out}; correct it, then: recspect train {data} --schema {out}")
+
+
+recommending.mount(app, _err, lambda reference: import_module("recspect.examining.runs").open_data(reference))
 
 
 def main() -> NoReturn:

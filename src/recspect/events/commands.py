@@ -1,0 +1,92 @@
+"""`recspect events ...`: importing, labelling, serving, consuming and forgetting."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recspect.errors import UsageError
+
+events_app = typer.Typer(no_args_is_help=True, help="Events: what was shown and what came of it.")
+
+StoreOption = Annotated[str, typer.Option("--store", help="FILE.duckdb or postgresql://USER@HOST/DATABASE")]
+KeyOption = Annotated[Path | None, typer.Option("--pseudonym-key", help="file of the key that users are named with; else RECSPECT_PSEUDONYM_KEY, else none")]
+
+
+@events_app.command("import")
+def import_command(files: Annotated[list[Path], typer.Argument(help="Parquet, CSV, TSV or JSON lines")], store: StoreOption,
+                   mapping: Annotated[list[str] | None, typer.Option("--map", help="COLUMN=PART, such as movie_id=item (repeatable)")] = None,
+                   kind: Annotated[str, typer.Option(help="kind of all rows, where no column says it")] = "",
+                   time_unit: Annotated[str, typer.Option(help="of a numeric time: s, ms or us")] = "",
+                   time_zone: Annotated[str, typer.Option(help="of times that have none, such as UTC")] = "", pseudonym_key: KeyOption = None) -> None:
+    """Put the events of files into a store; again is no harm."""
+    from recspect.events.importing import Mapped, import_files
+    from recspect.events.pseudonyms import find_pseudonyms
+    from recspect.events.rows import known_kind
+    from recspect.events.store import open_store
+
+    pairs = [text.partition("=") for text in mapping or ()]
+    for column, sign, part in pairs:
+        if not (column and sign and part):
+            raise UsageError(f"--map takes COLUMN=PART, this is {column + sign + part!r}", hint="--map movie_id=item")
+    mapped = Mapped(columns={column: part for column, _, part in pairs}, kind=known_kind(kind) if kind else None, time_unit=time_unit or None,  # type: ignore[arg-type]
+                    time_zone=time_zone or None)
+    kept = open_store(store, pseudonyms=find_pseudonyms(pseudonym_key))
+    began = said = time.monotonic()
+
+    def tell(path: Path, rows: int) -> None:
+        nonlocal said
+        if time.monotonic() - said > 1:
+            said = time.monotonic()
+            typer.echo(f"{path.name}: {rows:,} rows are kept", err=True)
+
+    try:
+        done = import_files(files, kept, mapped, progress=tell)
+    finally:
+        kept.close()
+    if done.ignored:
+        typer.echo(f"columns not read: {', '.join(done.ignored)}", err=True)
+    reasons = f" ({', '.join(f'{code} {count:,}' for code, count in done.rejected.most_common())})" if done.rejected else ""
+    typer.echo(f"{done.rows:,} rows in {time.monotonic() - began:.1f} s: {done.accepted:,} accepted, {done.duplicates:,} duplicates, "
+               f"{done.rejected.total():,} rejected{reasons}")
+
+
+@events_app.command()
+def forget(user: Annotated[str, typer.Argument(help="the id as it was sent")], store: StoreOption, pseudonym_key: KeyOption = None) -> None:
+    """Erase every event and reject of a person."""
+    from recspect.events.pseudonyms import find_pseudonyms
+    from recspect.events.store import open_store
+
+    kept = open_store(store, pseudonyms=find_pseudonyms(pseudonym_key), create=False)
+    try:
+        erased = kept.forget(user)
+    finally:
+        kept.close()
+    typer.echo(f"erased {erased.events:,} events and {erased.rejects:,} rejects")
+
+
+@events_app.command()
+def labels(store: StoreOption, out: Annotated[Path, typer.Option("--out", help="Parquet file; its schema is written beside it")],
+           window_hours: Annotated[float, typer.Option(help="how long after an exposure feedback counts")] = 24.0,
+           kinds: Annotated[str, typer.Option(help="feedback, with commas; the first is trained. By default every kind there is")] = "",
+           pseudonym_key: KeyOption = None) -> None:
+    """Join exposures with what came of them: a table that `recspect train` takes."""
+    from recspect.events.joining import label_exposures
+    from recspect.events.pseudonyms import find_pseudonyms
+    from recspect.events.store import open_store
+    from recspect.files import require_writable
+
+    require_writable(out)
+    kept = open_store(store, pseudonyms=find_pseudonyms(pseudonym_key), create=False)
+    try:
+        found = label_exposures(kept, window_hours=window_hours, kinds=[kind.strip() for kind in kinds.split(",") if kind.strip()] or None)
+        schema = found.write(out)
+    finally:
+        kept.close()
+    typer.echo(f"{found.exposures:,} exposures labelled, {found.immature:,} not yet mature; {found.credited:,} feedback events credited, {found.uncredited:,} not")
+    typer.echo(f"Next: recspect train {out} --schema {schema}", err=True)
+    sys.stdout.flush()
