@@ -1,4 +1,4 @@
-"""Ranking measures against brute force, sklearn, ir-measures, ranx and published values."""
+"""Ranking measures against brute force, sklearn, ir-measures, ranx and published values; facts M1 to M4 and M12 are in test_metric_facts.py."""
 
 from itertools import permutations
 from math import log2
@@ -221,52 +221,6 @@ def test_equals_ranx():
 
 
 # ---------------------------------------------------------------------- published values
-
-
-def test_tfma_ndcg():
-    batch = Batch({"q": np.array([1, 1, 2, 2, 2, 3, 4]), "@score": np.array([.2, .8, .5, .9, .1, .9, .5]),
-                   "@label": np.array([1, .5, .5, 1, .1, 1, 0]), "w": np.array([1., 1, 2, 2, 2, 3, 3])})
-    stat = Weighted(stat=PerUnit(unit="q", measures=(NDCG(k=1), NDCG(k=2))), by="w")
-    summary = stat.summarize(batch)
-    assert summary.mean("NDCG@1") == pytest.approx(0.9166667, abs=1e-7)
-    assert summary.mean("NDCG@2") == pytest.approx(0.9766198, abs=1e-7)
-    assert summary.of("NDCG@1").undefined == 3
-
-
-def test_ndcg_of_the_textbook_list():
-    """Relevances 3 2 3 0 1 2, and 3 and 2 that were ranked below: NDCG@6 is 6.8611 / 8.7403."""
-    labels = np.array([3, 2, 3, 0, 1, 2, 3, 2])
-    assert values_of(NDCG(k=6), np.zeros(8, int), -np.arange(8.0), labels)[0] == pytest.approx(6.8611 / 8.7403, abs=1e-5)
-
-
-def test_three_users_with_and_without_the_empty_one():
-    batch = Batch({"u": np.repeat([1, 2, 3], 3), "@score": np.tile([3., 2, 1], 3), "@label": np.array([1, 0, 0, 0, 0, 0, 0, 0, 1])})
-    want = {"NDCG": (.5, .5, .75), "RR": (.5, .5, 2 / 3), "AP": (.5, .5, 2 / 3), "HitRate": (.5, .5, 1)}
-    measures = tuple(cls(k=k) for cls in (NDCG, ReciprocalRank, AveragePrecision, HitRate) for k in (1, 2, 3))
-    skipped = PerUnit(unit="u", measures=measures).summarize(batch)
-    zero = PerUnit(unit="u", measures=measures, undefined="zero").summarize(batch)
-    for name, by_k in want.items():
-        for k, value in zip((1, 2, 3), by_k, strict=True):
-            assert skipped.mean(f"{name}@{k}") == pytest.approx(value)
-            assert zero.mean(f"{name}@{k}") == pytest.approx(value * 2 / 3)
-            assert skipped.of(f"{name}@{k}").undefined == zero.of(f"{name}@{k}").undefined == 1
-
-
-def test_ties_at_the_top():
-    units, scores = np.zeros(4, int), np.array([1., 1, .5, .1])
-    assert values_of(Precision(k=1), units, scores, [1, 1, 0, 0])[0] == 1
-    assert values_of(NDCG(k=1), units, scores, [1, 1, 0, 0])[0] == 1
-    for k in range(1, 11):
-        found = values_of(Precision(k=k), np.zeros(10, int), np.ones(10), [1] * 8 + [0] * 2)[0]
-        assert found == pytest.approx(0.8)
-
-
-def test_hit_rate_of_reclist():
-    ranked = [(9, 0, 32, 12), (1, 0, 7, 12), (0, 1, 5, 12), (12, 32, 66, 99)]
-    truth = (0, 1, 5, 99)
-    labels = np.array([item == wanted for row, wanted in zip(ranked, truth, strict=True) for item in row], dtype=float)
-    for k, want in enumerate((.25, .5, .75, 1), start=1):
-        assert values_of(HitRate(k=k), np.repeat(np.arange(4), 4), np.tile([4., 3, 2, 1], 4), labels).mean() == want
 
 
 def test_one_relevant_row_at_place_3_is_worth_half():

@@ -25,6 +25,7 @@ from recspect.diagnosis.source import Source, read
 from recspect.diagnosis.source_arrow import to_batch
 from recspect.diagnosis.stat import Bucketed, Grouped, Pushable, Stat, Weighted, unit_of
 from recspect.diagnosis.stats.binned import BinnedLabel
+from recspect.diagnosis.stats.calibration_histogram import CalibrationHistogram
 from recspect.diagnosis.stats.categories import CategoryCounts
 from recspect.diagnosis.stats.crosstab import Crosstab
 from recspect.diagnosis.stats.distinct import Distinct
@@ -47,6 +48,7 @@ from recspect.diagnosis.stats.sample import BottomK
 from recspect.diagnosis.stats.score_label import ScoreLabel
 from recspect.diagnosis.stats.series import Series
 from recspect.diagnosis.stats.shared_rows import SharedRows
+from recspect.diagnosis.stats.slice_sums import SliceSums
 from recspect.diagnosis.stats.time_blocks import TimeBlocks
 from recspect.diagnosis.stats.units import UnitActivity
 from recspect.diagnosis.tally import Tally
@@ -114,10 +116,11 @@ READ: tuple[Stat, ...] = (
     Missing(column="x"), Missing(column="text", codes=("1", "a")), Missing(column="day"), Missing(column="tags"),
     CategoryCounts(column="tags"), Distinct(column="tags"),
     Quantiles(column="price", k=4096), Quantiles(column="time", k=4096),
-    BinnedLabel(column="price", label="@label"), GroupRanges(by="text", over=("x", "price", "user")),
+    BinnedLabel(column="price", label="@label"), CalibrationHistogram(bins=20, low=0.1, high=0.6), GroupRanges(by="text", over=("x", "price", "user")),
     GroupRanges(by="item", over=("price", "time"), capacity=12),
     PerUnit(unit="user", measures=MEASURES), PerUnit(unit="user", measures=MEASURES[:1], weighting="rows", undefined="zero"),
     Outcomes(over=("text",), cluster="user", buckets=3, capacity=4), Outcomes(over=("flag", "user"), cluster="text", buckets=2, capacity=9),
+    SliceSums(crossings=((("text",), (("a",), ("",))), (("text", "flag"), (("a", "True"),))), cluster="user", buckets=3),
     FieldFlow(fields=("a", "b"), loss=True),
     TimeBlocks(time="time", width=86_400.0, capacity=16, cluster="user", buckets=3), TimeBlocks(time="@step", time_unit="row", width=9.0, cluster="user", score=None),
     RowSample(categories=("text", "user"), numbers=("price",), cluster="user", buckets=3, k=32), Later(column="time", than="day"),

@@ -6,6 +6,7 @@ import numpy as np
 
 from recspect.diagnosis.batch import Batch, Categorical, Ragged
 from recspect.diagnosis.stats.binned import BinnedLabel
+from recspect.diagnosis.stats.calibration_histogram import CalibrationHistogram
 from recspect.diagnosis.stats.categories import CategoryCounts
 from recspect.diagnosis.stats.crosstab import Crosstab
 from recspect.diagnosis.stats.distinct import Distinct
@@ -123,6 +124,7 @@ LAW_EXAMPLES: tuple[LawExample, ...] = (
     LawExample(stat=Moments(column="x"), make=_numbers),
     LawExample(stat=ScoreLabel(detail=2), make=_scores),
     LawExample(stat=BinnedLabel(column="x", label="y"), make=_labelled_numbers),
+    LawExample(stat=CalibrationHistogram(bins=20, low=0.1, high=0.6), make=_scores),
     LawExample(stat=PredictionError(), make=_ratings),
     LawExample(stat=Missing(column="tags"), make=_tags),
     LawExample(stat=Missing(column="id", codes=("0", "7")), make=_categories),
