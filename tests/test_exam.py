@@ -28,6 +28,7 @@ from recspect.exam.command import report, run
 from recspect.exam.fitting import fit, leave_one_out
 from recspect.exam.marking import clopper_pearson
 from recspect.exam.programs import JUDGED
+from recspect.exam.sitting import Bench
 
 PROGRAM = "video/deepfm"
 
@@ -323,8 +324,11 @@ def test_a_small_exam(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_cell_is_the_same_when_sat_again():
-    sheet = Sheet(program="feed/silu", seed=3, fault="label_copy", severity="barely")
-    first, second = sit(sheet), sit(sheet)
-    assert (first.findings, first.refused) == (second.findings, "")
-    assert math.isfinite(first.seconds)
+def test_a_cell_is_the_same_when_sat_again_and_on_the_training_of_its_twin(tmp_path):
+    bench = Bench(tmp_path)
+    for fault, severity in (("healthy", ""), ("dead_layer", "typical"), ("label_copy", "barely"), ("prior_shift", "typical"), ("healthy", "")):
+        sheet = Sheet(program="feed/silu", seed=3, fault=fault, severity=severity)
+        first, second = sit(sheet), sit(sheet, bench)
+        assert (first.findings, first.refused) == (second.findings, "")
+        assert math.isfinite(first.seconds)
+    assert len(list((tmp_path / "run" / "checkpoints").glob("*.safetensors"))) >= 2  # the twin's training is kept

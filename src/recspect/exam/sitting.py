@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.finding import Finding, Verdict
@@ -18,6 +19,9 @@ from recspect.exam.case import Case
 from recspect.exam.faults import BENIGN, FAULTS, SEVERITIES
 from recspect.exam.programs import program_of
 from recspect.exam.seen import Seen
+
+if TYPE_CHECKING:
+    from recspect.training.run import Run
 
 SAMPLE_ROWS = 4000
 """Held-out and training rows on which the model is looked into."""
@@ -42,13 +46,24 @@ class Sheet:
     fault: str = HEALTHY
     severity: str = ""
 
-    def case(self) -> Case:
-        """The case, with the fault or the variation in it.
+    def twin(self) -> Case:
+        """The healthy case of the same program and seed.
 
         Raises:
             DataError: The real table of the program is not on this machine.
         """
-        case = program_of(self.program).case(self.seed)
+        return program_of(self.program).case(self.seed)
+
+    def case(self, twin: Case | None = None) -> Case:
+        """The case, with the fault or the variation in it.
+
+        Args:
+            twin: The healthy one, where it is there already.
+
+        Raises:
+            DataError: As for `twin`.
+        """
+        case = self.twin() if twin is None else twin
         if self.fault in FAULTS:
             return FAULTS[self.fault].change(case, SEVERITIES.index(self.severity))
         return BENIGN[self.fault].change(case) if self.fault in BENIGN else case
@@ -110,29 +125,67 @@ def cells(programs: Sequence[str], seeds: Sequence[int], severities: Sequence[st
                         yield Sheet(program=program, seed=seed, fault=name, severity=severity)
 
 
-def sit(sheet: Sheet) -> Outcome:
-    """Train, examine and write down. Nothing but the outcome is kept."""
+def sit(sheet: Sheet, bench: Bench | None = None) -> Outcome:
+    """Train, examine and write down. Nothing but the outcome is kept, and on a bench the training of the healthy twin."""
     started = time.perf_counter()
     try:
-        findings = _examined(sheet.case())
+        findings = _on_its_own(sheet.case()) if bench is None else bench.findings(sheet)
     except RecspectError as error:
         return Outcome(sheet=sheet, refused=error.message[:300], seconds=time.perf_counter() - started)
     known = sorted((f for f in findings if f.verdict is not Verdict.UNKNOWN), key=lambda f: (-f.verdict.severity, -f.severity, f.code, f.place.name))
     return Outcome(sheet=sheet, findings=tuple(map(Seen.of, known)), seconds=time.perf_counter() - started)
 
 
-def _examined(case: Case) -> tuple[Finding, ...]:
-    from recspect.examining.runs import report_of_run, subject_of
+class Bench:
+    """Where cells are sat one after another: those whose fault comes after training are examined on the training of their healthy twin.
+
+    Args:
+        folder: Holds the run of the twin; whoever made it removes it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._of: tuple[str, int] | None = None
+        self._twin: Case | None = None
+        self._run: Run | None = None
+
+    def findings(self, sheet: Sheet) -> tuple[Finding, ...]:
+        """What is said of a case.
+
+        Raises:
+            RecspectError: It cannot be trained or examined.
+        """
+        if (sheet.program, sheet.seed) != self._of or self._twin is None:
+            self._of, self._twin, self._run = (sheet.program, sheet.seed), sheet.twin(), None
+        twin, case = self._twin, sheet.case(self._twin)
+        as_trained = all(getattr(case, name) is getattr(twin, name) for name in ("train", "validation", "schema", "config"))  # faults share what they leave alone
+        if not as_trained:
+            return _on_its_own(case)
+        if self._run is None:
+            shutil.rmtree(self.folder / "run", ignore_errors=True)
+            self._run = _trained(twin, self.folder / "run")
+        return _examined(self._run, case)
+
+
+def _on_its_own(case: Case) -> tuple[Finding, ...]:
+    with tempfile.TemporaryDirectory(prefix="recspect-exam-") as folder:
+        return _examined(_trained(case, Path(folder) / "run"), case)
+
+
+def _trained(case: Case, folder: Path) -> Run:
     from recspect.training.loop import train
+
+    return train((case.train, case.validation, case.test), case.schema, case.config, folder, on_finding=lambda _: None)
+
+
+def _examined(run: Run, case: Case) -> tuple[Finding, ...]:
+    from recspect.examining.runs import report_of_run, subject_of
     from recspect.training.rows import Tables
 
-    parts = (case.train, case.validation, case.test)
-    tables = Tables.cut(parts, case.schema, case.config)
-    with tempfile.TemporaryDirectory(prefix="recspect-exam-") as folder:
-        run = train(parts, case.schema, case.config, Path(folder) / "run", on_finding=lambda _: None)
-        epoch: Any = run.epochs[-1]["epoch"] if case.keep_last else "best"
-        report = report_of_run(run, tables, epoch=epoch, spoil=case.spoil, sample_rows=SAMPLE_ROWS)
-        replayed = () if case.served is None else _replayed(subject_of(run, epoch), case, case.served)
+    tables = Tables.cut((case.train, case.validation, case.test), case.schema, case.config)
+    epoch: Any = run.epochs[-1]["epoch"] if case.keep_last else "best"
+    report = report_of_run(run, tables, epoch=epoch, spoil=case.spoil, sample_rows=SAMPLE_ROWS)
+    replayed = () if case.served is None else _replayed(subject_of(run, epoch), case, case.served)
     return (*report.findings, *replayed)
 
 
@@ -159,11 +212,25 @@ def sit_all(sheets: Iterable[Sheet], outcomes: Path, *, workers: int = 1) -> Ite
     sat = {outcome.sheet for outcome in done}
     left = [sheet for sheet in sheets if sheet not in sat]
     outcomes.parent.mkdir(parents=True, exist_ok=True)
-    with outcomes.open("a", encoding="utf-8") as file, multiprocessing.get_context("spawn").Pool(max(1, workers)) as pool:
-        for outcome in pool.imap_unordered(sit, left):
+    spawned = multiprocessing.get_context("spawn")
+    with (tempfile.TemporaryDirectory(prefix="recspect-exam-") as folder, outcomes.open("a", encoding="utf-8") as file,
+          spawned.Pool(max(1, workers), _set_up, (folder,)) as pool):
+        for outcome in pool.imap_unordered(_sit_here, left):
             file.write(outcome.to_line() + "\n")
             file.flush()
             yield outcome
+
+
+_HERE: list[Bench] = []
+"""The bench of this worker process."""
+
+
+def _set_up(folder: str) -> None:
+    _HERE[:] = [Bench(Path(tempfile.mkdtemp(dir=folder)))]
+
+
+def _sit_here(sheet: Sheet) -> Outcome:
+    return sit(sheet, _HERE[0])
 
 
 def read_outcomes(path: Path) -> list[Outcome]:
