@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -13,7 +13,8 @@ from recspect.errors import RunError, UsageError
 from recspect.features import InputSize
 from recspect.models import MODELS, ModelConfig, build
 from recspect.models.building import require_buildable
-from recspect.models.settings import CrossSettings, DotSettings
+from recspect.models.settings import AttentionSettings, CrossSettings, DotSettings
+from recspect.models.vectors import FieldVectors
 
 SIZES = (
     InputSize(name="user", form="id", rows=7),
@@ -24,6 +25,8 @@ SIZES = (
     InputSize(name="history", form="ids", rows=5, width=3),
     InputSize(name="image", form="numbers", width=3),
 )
+SHARED = tuple(replace(size, shares="item") if size.name == "history" else size for size in SIZES)
+"""The same with a history of items."""
 ORDER = ("user", "item", "genres", "history", "age", "income", "image")  # single ids, lists, numbers
 
 
@@ -46,7 +49,7 @@ def inputs(rows: int = 9, dtype=torch.float64) -> dict[str, torch.Tensor]:
 def model_of(name: str, **settings) -> torch.nn.Module:
     torch.manual_seed(1)
     config = ModelConfig(name=name, embedding_width=4, hidden=(6, 5), embedding_deviation=0.7, **settings)
-    model = build(config, SIZES).double()
+    model = build(config, SHARED if name == "din" else SIZES).double()
     with torch.no_grad():
         model.bias.fill_(0.3)
     return model
@@ -73,7 +76,7 @@ def field_vectors(state: dict[str, np.ndarray], prefix: str, row: dict[str, np.n
 
 def hidden(state: dict[str, np.ndarray], flat: np.ndarray, prefix: str = "mlp") -> np.ndarray:
     """Linear layers with a ReLU between two of them, straight from the definition."""
-    layers = sorted(int(key.split(".")[1]) for key in state if key.startswith(f"{prefix}.") and key.endswith(".weight"))
+    layers = sorted(int(key.split(".")[-2]) for key in state if key.startswith(f"{prefix}.") and key.endswith(".weight"))
     for layer in layers:
         flat = state[f"{prefix}.{layer}.weight"] @ flat + state[f"{prefix}.{layer}.bias"]
         flat = flat if layer == layers[-1] else np.maximum(0, flat)
@@ -95,6 +98,16 @@ def crossed(state: dict[str, np.ndarray], start: np.ndarray) -> np.ndarray:
     return x
 
 
+def attended(state: dict[str, np.ndarray], own, row: dict[str, np.ndarray]) -> np.ndarray:
+    """DIN's vector of the history: items begin at row 7 of the table, behind the users."""
+    table = state["vectors.table.weight"]
+    target, entries = table[7 + row["item"]], [table[7 + entry] for entry in row["history"] if entry != 0]
+    weights = np.array([hidden(state, np.concatenate([h, target, h - target, h * target]), "attentions.0").item() for h in entries])
+    if own.normalised:
+        weights = np.exp(weights) / np.exp(weights).sum()
+    return sum((weight * h for weight, h in zip(weights, entries, strict=True)), np.zeros(4))
+
+
 def from_definition(state: dict[str, np.ndarray], name: str, own, row: dict[str, np.ndarray]) -> float:
     if name == "dlrm":
         bottom = hidden(state, np.concatenate([np.atleast_1d(row[size.name]) for size in SIZES if size.form == "numbers"]), "bottom")
@@ -106,10 +119,11 @@ def from_definition(state: dict[str, np.ndarray], name: str, own, row: dict[str,
         z = z + field_vectors(state, "weights", row).sum()
     if name == "linear":
         return z
-    v = field_vectors(state, "vectors", row)
+    v = field_vectors(state, "vectors", row) if name != "din" else np.stack([
+        *field_vectors(state, "vectors", row, ORDER[:3]), attended(state, own, row), *field_vectors(state, "vectors", row, ORDER[4:])])
     if name in ("fm", "deepfm"):
         z = z + products(v).sum()
-    if name in ("mlp", "deepfm"):
+    if name in ("mlp", "deepfm", "din"):
         z = z + hidden(state, v.reshape(-1)).item()
     if name == "dcnv2":
         x = crossed(state, v.reshape(-1))
@@ -120,6 +134,7 @@ def from_definition(state: dict[str, np.ndarray], name: str, own, row: dict[str,
 FORMULAS = {
     "linear": {}, "fm": {}, "mlp": {}, "deepfm": {}, "dcnv2": {}, "dcnv2 stacked": {"own": CrossSettings(structure="stacked")},
     "dcnv2 of rank 2": {"own": CrossSettings(rank=2)}, "dlrm": {"own": DotSettings(bottom=(5,))},
+    "din": {}, "din normalised": {"own": AttentionSettings(normalised=True)},
 }
 
 
@@ -161,6 +176,85 @@ def test_padding_contributes_exactly_nothing():
     assert not {starts["genres"], starts["history"]} & set(touched)
 
 
+@pytest.mark.parametrize("normalised", [False, True])
+def test_padding_of_a_history_contributes_exactly_nothing(normalised):
+    model = model_of("din", own=AttentionSettings(normalised=normalised))
+    given = inputs()
+    given["item"] = given["item"].clamp(min=1)  # else the row that pads a history is read as an item
+    assert torch.equal(model({**given, "history": torch.nn.functional.pad(given["history"], (0, 5))}), model(given))
+    before = model(given).detach()
+    with torch.no_grad():
+        model.vectors.table.weight[7] = 1e6
+    assert torch.equal(model(given), before)
+    empty = {**given, "history": torch.zeros(9, 3, dtype=torch.int64)}
+    out = model(empty)
+    assert out.isfinite().all()
+    out.sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.attentions.parameters())
+
+
+def test_a_history_reads_the_rows_of_its_items():
+    model = build(ModelConfig(name="din", embedding_width=4), SHARED)
+    assert model.vectors.table.weight.shape == (7 + 5 + 6, 4)  # users, items, genres; no rows for the history
+    given = inputs(dtype=torch.float32)
+    model(given).sum().backward()
+    read = set(model.vectors.table.weight.grad.coalesce().indices()[0].tolist())
+    assert read == {*given["user"].tolist(), *(7 + given["item"]).tolist(), *(7 + given["history"][given["history"] > 0]).tolist(),
+                    *(12 + given["genres"][given["genres"] > 0]).tolist()} | ({7, 12} & read)
+
+
+# ---------------------------------------------------------------------- two tables for the ids of one field
+
+
+def two_tables(rows: int, most: int, width: int = 3):
+    sizes = [InputSize(name="user", form="id", rows=rows), InputSize(name="item", form="id", rows=6),
+             InputSize(name="history", form="ids", rows=rows, width=4, shares="user")]
+    torch.manual_seed(0)
+    return FieldVectors(sizes, width, deviation=0.5, rows_per_table=most).double()
+
+
+def test_each_id_has_a_pair_of_rows_of_its_own_and_frequent_ids_a_remainder():
+    vectors = two_tables(1003, 43)
+    ids = torch.arange(1003)
+    remainders, quotients = vectors._divide(ids)
+    assert len({*zip(remainders.tolist(), quotients.tolist(), strict=True)}) == 1003
+    assert torch.equal(remainders[:43], ids[:43])
+    assert (quotients[:3] == 0).all()
+    assert (quotients[3:43] == 1).all()
+    assert (int(remainders.max()), int(quotients.max())) == (42, 25)
+    assert vectors.table.weight.shape[0] == 43 + 6
+    assert vectors.quotient_table.weight.shape[0] == 26
+
+
+def test_a_divided_vector_is_the_product_of_its_two():
+    vectors = two_tables(103, 13)
+    given = {"user": torch.tensor([0, 2, 3, 55, 102]), "item": torch.tensor([1, 5, 0, 2, 3]),
+             "history": torch.tensor([[55, 3, 0, 0], [0, 0, 0, 0], [102, 102, 4, 2], [3, 0, 0, 0], [0, 0, 0, 0]])}
+    remainder, quotient = vectors.table.weight, vectors.quotient_table.weight
+
+    def vector(k):  # items hold rows 0 to 5, users the 13 after them
+        r, q = (k, 0) if k < 3 else (3 + (k - 3) % 10, 1 + (k - 3) // 10)
+        return remainder[6 + r] * quotient[q]
+
+    found = vectors(given)
+    assert vectors.fields == ["item", "user", "history"]
+    for row in range(5):
+        torch.testing.assert_close(found[row, 0], remainder[given["item"][row]])
+        torch.testing.assert_close(found[row, 1], vector(int(given["user"][row])))
+        entries = [vector(int(k)) for k in given["history"][row] if k]
+        torch.testing.assert_close(found[row, 2], torch.stack(entries).mean(0) if entries else torch.zeros(3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_reads_two_tables(name):
+    """A thousandth of the rows: 2,000,000 users in two tables of 2,000 and 1,003 rows."""
+    sizes = [replace(size, rows=2_000_000) if size.name == "user" else size for size in SHARED]
+    model = build(ModelConfig(name=name, embedding_width=4, rows_per_table=2_000), sizes)
+    assert sum(parameter.numel() for parameter in model.parameters()) < 100_000
+    model(inputs(dtype=torch.float32)).sum().backward()
+    assert all(parameter.grad.is_sparse for key, parameter in model.named_parameters() if key.endswith("table.weight"))
+
+
 def test_an_empty_list_is_the_zero_vector():
     model = model_of("deepfm")
     given = {**inputs(), "genres": torch.zeros(9, 4, dtype=torch.int64)}
@@ -194,9 +288,13 @@ def test_layers_have_recognisable_names():
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("forms", [("id",), ("ids",), ("numbers",), ("id", "numbers"), ("ids", "numbers")])
+@pytest.mark.parametrize("forms", [("id",), ("ids",), ("numbers",), ("id", "numbers"), ("ids", "numbers"), ("id", "ids")])
 def test_any_mixture_of_forms(forms, name):
-    sizes = [size for size in SIZES if size.form in forms]
+    sizes = [size for size in SHARED if size.form in forms]
+    if name == "din" and (forms != ("id", "ids")):
+        with pytest.raises(UsageError, match="needs a history"):
+            build(ModelConfig(name=name), sizes)
+        return
     model = build(ModelConfig(name=name), sizes)
     given = {size.name: inputs(dtype=torch.float32)[size.name] for size in sizes}
     out = model(given)
@@ -207,7 +305,7 @@ def test_any_mixture_of_forms(forms, name):
 @pytest.mark.parametrize(("settings", "message"), [
     ({"embedding_width": 0}, "embedding_width is 0"), ({"hidden": ()}, "hidden is"), ({"dropout": 1.0}, "dropout is 1.0"),
     ({"activation": "step"}, "activation is 'step'"), ({"output": "odds"}, "output is 'odds'"),
-    ({"output_scale": 0.0}, "output_scale is 0.0"), ({"embedding_deviation": 0.0}, "embedding_deviation is 0.0"),
+    ({"output_scale": 0.0}, "output_scale is 0.0"), ({"rows_per_table": 3}, "rows_per_table is 3"), ({"rows_per_table": 0}, "rows_per_table is 0"), ({"embedding_deviation": 0.0}, "embedding_deviation is 0.0"),
 ])
 def test_settings_that_make_no_sense(settings, message):
     with pytest.raises(UsageError, match=message):

@@ -79,14 +79,9 @@ def as_trained(subject: TorchSubject, run: Run) -> TorchSubject | None:
 
 def _declared_sites(model: Any) -> dict[str, str | tuple[str, ...]]:
     """Our own models know the fields of their fused tables; told by value, fields with equal codes could not be told apart."""
-    from recspect.models.vectors import FieldVectors
+    from recspect.models.vectors import declared_sites
 
-    sites: dict[str, str | tuple[str, ...]] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, FieldVectors) and module.table is not None:
-            reads = [*([tuple(module.single)] if module.single else []), *module.lists]
-            sites |= {f"{name}.table.weight#{k}": read for k, read in enumerate(reads)}
-    return sites
+    return declared_sites(model)
 
 
 def examine_run(folder: str | Path, *, data: Any = None, slices: Sequence[Slice] = (), sample_rows: int = 20_000,

@@ -31,12 +31,14 @@ class InputSize:
         form: `id` (one id per row), `ids` (a padded list of ids per row) or `numbers` (one or several numbers per row).
         rows: Ids lie in 0 ... rows - 1; 0 for numbers.
         width: Numbers per row, or entries of the padded list; 1 for an id.
+        shares: The field whose table its ids are rows of; empty where it has one of its own.
     """
 
     name: str
     form: Literal["id", "ids", "numbers"]
     rows: int = 0
     width: int = 1
+    shares: str = ""
 
 
 @dataclass(frozen=True)

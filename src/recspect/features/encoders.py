@@ -66,13 +66,13 @@ class CategoryEncoder:
     codes: Codes
 
     @classmethod
-    def fit(cls, field: Field, batch: Batch) -> CategoryEncoder:
-        """Learn the vocabulary, or count the buckets."""
-        return cls(field, _fit_codes(field, batch.categories(field.name)))
+    def fit(cls, field: Field, batch: Batch, codes: Codes | None = None) -> CategoryEncoder:
+        """Learn the vocabulary, or count the buckets; `codes` are those of the field that it shares."""
+        return cls(field, codes or _fit_codes(field, batch.categories(field.name)))
 
     @property
     def size(self) -> InputSize:
-        return InputSize(name=self.field.name, form="id", rows=self.codes.rows)
+        return InputSize(name=self.field.name, form="id", rows=self.codes.rows, shares=self.field.shares or "")
 
     def encode(self, batch: Batch) -> Encoding:
         column = batch.categories(self.field.name)
@@ -101,16 +101,16 @@ class ListEncoder:
     width: int
 
     @classmethod
-    def fit(cls, field: Field, batch: Batch) -> ListEncoder:
-        """Learn the vocabulary over all entries, and the width."""
+    def fit(cls, field: Field, batch: Batch, codes: Codes | None = None) -> ListEncoder:
+        """Learn the vocabulary over all entries, and the width; `codes` are those of the field that it shares."""
         lists = _lists(field, batch[field.name])
         longest = int(lists.lengths.max()) if len(lists) else 0
         entries = lists.values[lists.offsets[0]:lists.offsets[-1]]
-        return cls(field, _fit_codes(field, _entries(entries)), max(1, min(field.max_length, longest)))
+        return cls(field, codes or _fit_codes(field, _entries(entries)), max(1, min(field.max_length, longest)))
 
     @property
     def size(self) -> InputSize:
-        return InputSize(name=self.field.name, form="ids", rows=self.codes.rows, width=self.width)
+        return InputSize(name=self.field.name, form="ids", rows=self.codes.rows, width=self.width, shares=self.field.shares or "")
 
     def encode(self, batch: Batch) -> Encoding:
         lists = _lists(self.field, batch[self.field.name])

@@ -19,10 +19,10 @@ from safetensors.numpy import load_file, save
 from recspect.diagnosis.batch import Batch
 from recspect.errors import DataError, RunError, SchemaError
 from recspect.features.encoded import Encoded, InputSize
-from recspect.features.encoders import AnyEncoder, encoder_of
+from recspect.features.encoders import AnyEncoder, CategoryEncoder, ListEncoder, encoder_of
 from recspect.features.vocabulary import Vocabulary
 from recspect.files import write_bytes
-from recspect.schema import Schema
+from recspect.schema import Kind, Schema
 
 FEATURES_FORMAT = 1
 """Version of `features.json`."""
@@ -52,7 +52,14 @@ class FeatureTransform:
             raise SchemaError("the schema has no input fields", hint="list the columns that the model may read under [fields]")
         if batch.rows == 0:
             raise DataError("no rows to learn features from", hint="check the split and the filters")
-        return cls(schema, {field.name: encoder_of(field).fit(field, batch) for field in schema.fields})
+        fitted: dict[str, AnyEncoder] = {field.name: encoder_of(field).fit(field, batch) for field in schema.fields if field.shares is None}
+        for field in schema.fields:
+            if field.shares is not None:
+                owner = fitted[field.shares]
+                assert isinstance(owner, CategoryEncoder)  # the schema sees to it
+                kind = CategoryEncoder if field.kind is Kind.CATEGORICAL else ListEncoder
+                fitted[field.name] = kind.fit(field, batch, owner.codes)
+        return cls(schema, {field.name: fitted[field.name] for field in schema.fields})
 
     @property
     def sizes(self) -> tuple[InputSize, ...]:
@@ -85,6 +92,8 @@ class FeatureTransform:
         arrays: dict[str, Any] = {}
         for number, (name, encoder) in enumerate(self.encoders.items()):
             settings, tables = encoder.state()
+            if encoder.field.shares is not None:  # the ids are those of the other field, and are saved there
+                settings, tables = {key: value for key, value in settings.items() if key == "width"}, {}
             entries.append({"name": name, "encoder": type(encoder).__name__, "settings": settings})
             arrays.update({f"{number}/{key}": np.ascontiguousarray(table) for key, table in tables.items()})
         content = {"format": "recspect-features", "version": FEATURES_FORMAT,
@@ -107,11 +116,16 @@ class FeatureTransform:
                 raise RunError(f"{folder / 'features.json'} has format {content['format']!r} version {content['version']!r}, "
                                f"this recspect reads version {FEATURES_FORMAT}", hint="upgrade recspect")
             schema = Schema.from_mapping(content["schema"], where=str(folder / "features.json"))
-            encoders: dict[str, AnyEncoder] = {}
+            saved = {}
             for number, entry in enumerate(content["fields"]):
-                field = schema.field(entry["name"])
                 own = {key.split("/", 1)[1]: table for key, table in arrays.items() if key.startswith(f"{number}/")}
-                encoders[field.name] = encoder_of(field).from_state(field, entry["settings"], own)
+                saved[entry["name"]] = (entry["settings"], own)
+            encoders: dict[str, AnyEncoder] = {}
+            for name, (settings, own) in saved.items():
+                field = schema.field(name)
+                if field.shares is not None:
+                    settings, own = {**saved[field.shares][0], **settings}, saved[field.shares][1]  # noqa: PLW2901
+                encoders[name] = encoder_of(field).from_state(field, settings, own)
         except FileNotFoundError as error:
             gone = Path(error.filename or "features.safetensors").name  # safetensors' own error does not say which file
             raise RunError(f"no fitted features in {folder}: {gone} is missing",

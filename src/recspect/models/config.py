@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from recspect.errors import RunError, UsageError
+from recspect.features.encoded import FIRST_KNOWN
 from recspect.models.registry import MODELS
 from recspect.models.settings import OwnSettings
 
@@ -24,6 +25,8 @@ class ModelConfig:
         activation: Of the hidden layers: `relu`, `silu`, `gelu` or `tanh`.
         dropout: Share of hidden activations dropped in training, 0 to below 1.
         embedding_deviation: Standard deviation of embeddings at the start.
+        rows_per_table: Most rows of a field's table; the vector of a field with more ids is the product of one for the remainder
+            and one for the quotient of the id (see `FieldVectors`). None for a row per id, however many there are.
         output: What the model returns: `logit` for a binary label, `value` (in the label's unit) for a graded one.
         output_mean: The output is `output_mean + output_scale * raw`; for a value, the label's mean in training.
         output_scale: For a value, the label's standard deviation in training.
@@ -36,6 +39,7 @@ class ModelConfig:
     activation: Activation = "relu"
     dropout: float = 0.0
     embedding_deviation: float = 0.01
+    rows_per_table: int | None = None
     output: Literal["logit", "value"] = "logit"
     output_mean: float = 0.0
     output_scale: float = 1.0
@@ -54,6 +58,8 @@ class ModelConfig:
             f"output_scale is {self.output_scale}, expected more than 0": not self.output_scale > 0,
             f"dropout is {self.dropout}, expected 0 or more and below 1": not 0 <= self.dropout < 1,
             f"embedding_deviation is {self.embedding_deviation}, expected more than 0": not self.embedding_deviation > 0,
+            f"rows_per_table is {self.rows_per_table}, expected {FIRST_KNOWN + 1} or more, or None":
+                self.rows_per_table is not None and self.rows_per_table <= FIRST_KNOWN,
         }
         for message, is_wrong in wrong.items():
             if is_wrong:

@@ -27,7 +27,7 @@ class DCNv2(nn.Module):
         super().__init__()
         assert isinstance(config.own, CrossSettings)
         self.config = config
-        self.vectors = FieldVectors(sizes, config.embedding_width, deviation=config.embedding_deviation)
+        self.vectors = FieldVectors.of(sizes, config)
         width = len(sizes) * config.embedding_width
         self.crosses = nn.ModuleList(_matrix(width, config.own.rank) for _ in range(config.own.layers))
         self.readout = nn.Linear(width, 1, bias=False) if config.own.structure == "parallel" else None

@@ -31,7 +31,7 @@ class DLRM(nn.Module):
         looked_up = [size for size in sizes if size.form != "numbers"]
         self.numeric = [size.name for size in sizes if size.form == "numbers"]
         width = config.embedding_width
-        self.vectors = FieldVectors(looked_up, width, deviation=config.embedding_deviation) if looked_up else None
+        self.vectors = FieldVectors.of(looked_up, config) if looked_up else None
         self.bottom = hidden_layers(sum(size.width for size in sizes if size.form == "numbers"), config.own.bottom, outputs=width,
                                     activation=config.activation, dropout=config.dropout) if self.numeric else None
         vectors = len(looked_up) + bool(self.numeric)

@@ -22,8 +22,8 @@ class FM(nn.Module):
     def __init__(self, sizes: Sequence[InputSize], config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.vectors = FieldVectors(sizes, config.embedding_width, deviation=config.embedding_deviation)
-        self.weights = FieldVectors(sizes, 1, deviation=config.embedding_deviation)
+        self.vectors = FieldVectors.of(sizes, config)
+        self.weights = FieldVectors.of(sizes, config, width=1)
         self.bias = nn.Parameter(torch.zeros(()))
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:

@@ -21,7 +21,7 @@ class Linear(nn.Module):
     def __init__(self, sizes: Sequence[InputSize], config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.weights = FieldVectors(sizes, 1, deviation=config.embedding_deviation)
+        self.weights = FieldVectors.of(sizes, config, width=1)
         self.bias = nn.Parameter(torch.zeros(()))
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:

@@ -22,7 +22,7 @@ class MLP(nn.Module):
     def __init__(self, sizes: Sequence[InputSize], config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.vectors = FieldVectors(sizes, config.embedding_width, deviation=config.embedding_deviation)
+        self.vectors = FieldVectors.of(sizes, config)
         self.bias = nn.Parameter(torch.zeros(()))
         self.mlp = hidden_layers(len(sizes) * config.embedding_width, config.hidden,
                                  activation=config.activation, dropout=config.dropout)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from recspect.models.settings import CrossSettings, DotSettings, OwnSettings
+from recspect.models.settings import AttentionSettings, CrossSettings, DotSettings, OwnSettings
 
 
 @dataclass(frozen=True)
@@ -27,5 +27,6 @@ MODELS: dict[str, Entry] = {
     "deepfm": Entry("deepfm:DeepFM"),
     "dcnv2": Entry("dcnv2:DCNv2", CrossSettings),
     "dlrm": Entry("dlrm:DLRM", DotSettings),
+    "din": Entry("din:DIN", AttentionSettings),
 }
 """Name in settings and on the command line, from the simplest on."""

@@ -43,7 +43,25 @@ class DotSettings:
         _at_least_one("dlrm", **{f"bottom[{i}]": width for i, width in enumerate(self.bottom)})
 
 
-OwnSettings = CrossSettings | DotSettings
+@dataclass(frozen=True, kw_only=True)
+class AttentionSettings:
+    """Of `din`.
+
+    Args:
+        attention: Neurons of each hidden layer that weighs an entry of the history.
+        normalised: Whether the weights of a row's entries are made to add up to 1 (softmax); the paper leaves them as they are, so
+            that a history with many like entries has a larger vector.
+    """
+
+    attention: tuple[int, ...] = (36,)
+    normalised: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "attention", tuple(self.attention))
+        _at_least_one("din", **{f"attention[{i}]": width for i, width in enumerate(self.attention)})
+
+
+OwnSettings = CrossSettings | DotSettings | AttentionSettings
 """Any of them."""
 
 
