@@ -226,6 +226,17 @@ def test_parts_of_one_log_read_each_other():
     assert all(alike(a, b) for a, b in zip(decoded(train), decoded(derive(batch(rows), SCHEMA))[:4], strict=True))
 
 
+def test_tables_of_one_log_read_each_other_through_files():
+    table = log(600)
+    parts = [{name: values[start:stop] for name, values in table.items()} for start, stop in ((0, 400), (400, 410), (410, 600))]
+    whole = decoded(derive(next(iter(read(table).batches())), SCHEMA))
+    for kinds in ((read, read, read), (read, lambda part: next(iter(read(part).batches())), read)):
+        sources = derive_together([kind(part) for kind, part in zip(kinds, parts, strict=True)], SCHEMA)
+        found = [row for source in reversed(sources) for batch in source.batches() for row in decoded(batch)]
+        assert all(alike(a, b) for a, b in zip(found, whole[410:] + whole[400:410] + whole[:400], strict=True))
+        assert sources[0].rows_read == 600
+
+
 @pytest.mark.parametrize(("unit", "scale"), [("s", 1), ("ms", 1000), ("us", 10**6), ("ns", 10**9), ("days", None), (None, None)])
 def test_every_unit_of_time_says_the_same(unit, scale):
     seconds = 1_700_000_000 + np.array([0, 5, 5, 3600, 90_000, 90_000])

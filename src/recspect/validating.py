@@ -11,6 +11,7 @@ import numpy as np
 from recspect.diagnosis.batch import Batch, Categorical, Ragged, concatenate, describe
 from recspect.diagnosis.source import Source
 from recspect.errors import DataError, SchemaError, listing
+from recspect.features.derived import inputs_of
 from recspect.schema import Field, Kind, Label, Role, Schema
 
 LOOKED_AT = 100_000
@@ -32,7 +33,9 @@ def validate(schema: Schema, source: Source, *, need: Sequence[Role] = ()) -> No
     for role in need:
         schema.require(role)
     there = set(source.columns)
-    absent = [column for column in schema.columns if column not in there]
+    made = {column.name for column in schema.derived} - there  # these are computed from others, and are right by themselves
+    named = list(dict.fromkeys([*(column for column in schema.columns if column not in made), *inputs_of(schema)]))
+    absent = [column for column in named if column not in there]
     if absent:
         raise SchemaError(f"the schema names {listing(absent)}, which {source.name} lacks; "
                           f"columns: {listing(source.columns, limit=30)}",
@@ -43,9 +46,10 @@ def validate(schema: Schema, source: Source, *, need: Sequence[Role] = ()) -> No
     if reserved:
         raise SchemaError(f"the schema names {listing(reserved)}; names that begin with @ are those of columns that recspect adds",
                           hint="rename the column in the table and in the schema")
-    sample = concatenate(list(islice(source.batches(schema.columns, rows=LOOKED_AT), 1)))
+    sample = concatenate(list(islice(source.batches(named, rows=LOOKED_AT), 1)))
     for field in schema.fields:
-        _validate_field(field, sample)
+        if field.name not in made:
+            _validate_field(field, sample)
     for label in schema.labels:
         _validate_label(label, sample)
     _validate_roles(schema, sample)

@@ -22,11 +22,12 @@ def examine_lookups(*, run: Path | None = None, subject: Any = None, table: Any 
     """
     if run is not None:
         from recspect.examining.runs import open_data, subject_of
+        from recspect.features.derived import derive
         from recspect.training.run import Run
 
         opened = Run.open(run)
         subject = subject_of(opened)
-        source = open_data(opened.record["data"]) if table is None else read(table)
+        source = derive(open_data(opened.record["data"]) if table is None else read(table), opened.schema)
     elif subject is not None and table is not None:
         source = read(table)
     else:

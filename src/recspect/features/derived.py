@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from recspect.diagnosis import source_arrow
 from recspect.diagnosis.batch import Batch, Categorical, Column, Ragged, concatenate
-from recspect.diagnosis.source import ROWS, Source, require_columns, require_request
+from recspect.diagnosis.source import ROWS, Source, read, require_columns, require_request
 from recspect.diagnosis.source_together import whole_units
 from recspect.diagnosis.source_values import to_arrow
 from recspect.errors import DataError, listing
@@ -73,16 +73,23 @@ def derive(table: Batch | Source, schema: Schema) -> Batch | Source:
     return whole.with_columns({column.name: _named(plan, column.name, computed[column.name]) for column in plan.history})
 
 
-def derive_together(tables: Sequence[Batch], schema: Schema) -> list[Batch]:
-    """Tables that were cut from one log (training, validation, test), each with what lay before its rows in any of them."""
-    if not schema.derived or all(all(column.name in table for column in schema.derived) for table in tables):
+def derive_together(tables: Sequence[Batch | Source], schema: Schema) -> list[Batch | Source]:
+    """Tables that were cut from one log (training, validation, test), each with what lay before its rows in any of them.
+
+    Batches in, batches out; where one is a source, sources come out.
+    """
+    names = [column.name for column in schema.derived]
+    if not names or all(isinstance(table, DerivedSource) or (isinstance(table, Batch) and all(name in table for name in names)) for table in tables):
         return list(tables)
+    if not all(isinstance(table, Batch) for table in tables):
+        bases = [read(table) for table in tables]
+        shared = _Shared(schema, bases)
+        return [DerivedSource(base, schema, shared=shared, position=position) for position, base in enumerate(bases)]
     inputs = Plan.of(schema).inputs
-    whole = derive(concatenate([table.select(inputs) for table in tables]), schema)
-    made = whole.select([column.name for column in schema.derived])
-    ends = np.cumsum([0, *(table.rows for table in tables)])
-    return [table.with_columns({name: made[name][slice(start, stop)] for name in made})
-            for table, start, stop in zip(tables, ends[:-1], ends[1:], strict=True)]
+    whole = derive(concatenate([table.select(inputs) for table in tables if isinstance(table, Batch)]), schema)
+    ends = np.cumsum([0, *(table.rows for table in tables if isinstance(table, Batch))])
+    return [table.with_columns({name: whole[name][slice(start, stop)] for name in names})
+            for table, start, stop in zip(tables, ends[:-1], ends[1:], strict=True) if isinstance(table, Batch)]
 
 
 def inputs_of(schema: Schema) -> tuple[str, ...]:
@@ -98,18 +105,19 @@ class DerivedSource(Source):
         schema: Declares the columns.
         memory: Bytes of rows brought together at once.
         rows: Rows read at once.
+        shared: What it is computed with, where it is one of several tables of one log.
+        position: Which of these it is.
     """
 
-    def __init__(self, base: Source, schema: Schema, *, memory: int = MEMORY, rows: int = ROWS) -> None:
+    def __init__(self, base: Source, schema: Schema, *, memory: int = MEMORY, rows: int = ROWS, shared: _Shared | None = None, position: int = 0) -> None:
         taken = [column.name for column in schema.derived if column.name in base.columns]
         if taken:
             raise _taken(taken, base.name)
         self.name = base.name
         self.base = base
         self.schema = schema
-        self.rows_read = 0
-        self._memory, self._rows = memory, rows
-        self._store: _Store | None = None
+        self._shared = shared or _Shared(schema, [base], memory=memory, rows=rows)
+        self._position = position
         require_columns(base, Plan.of(schema).inputs)
 
     @property
@@ -145,8 +153,8 @@ class DerivedSource(Source):
         inputs = Plan.of(self.schema).inputs if row_alone else ()
         read = list(dict.fromkeys([*(name for name in wanted if name not in made), *inputs])) or list(self.base.columns[:1])
         stored = [column.name for column in self.schema.derived if not column.of_the_row and column.name in wanted]
-        store = self._computed() if stored else None
-        first = 0
+        store = self._shared.store() if stored else None
+        first = self._shared.starts[self._position] if stored else 0
         for batch in self.base.batches(read, rows=rows):
             whole = with_row_columns(batch, self.schema) if row_alone else batch
             if store is not None:
@@ -154,10 +162,25 @@ class DerivedSource(Source):
             first += batch.rows
             yield whole
 
-    def _computed(self) -> _Store:
+    @property
+    def rows_read(self) -> int:
+        """Rows read to compute the columns, of all tables of the log; 0 before one of the columns was asked for."""
+        return self._shared.starts[-1]
+
+
+class _Shared:
+    """Tables of one log, whose derived columns are computed together when one is first read."""
+
+    def __init__(self, schema: Schema, bases: Sequence[Source], *, memory: int = MEMORY, rows: int = ROWS) -> None:
+        self.starts = [0]
+        self._schema, self._bases, self._memory, self._rows = schema, bases, memory, rows
+        self._store: _Store | None = None
+
+    def store(self) -> _Store:
+        """The computed columns; `starts` then says where each table begins."""
         if self._store is None:
-            store = _Store(Plan.of(self.schema))
-            self.rows_read = store.fill(self.base, self.schema, memory=self._memory, rows=self._rows)
+            store = _Store(Plan.of(self._schema))
+            self.starts = store.fill(self._bases, self._schema, memory=self._memory, rows=self._rows)
             self._store = store
         return self._store
 
@@ -172,30 +195,33 @@ class _Store:
         self._chunk_rows = ROWS
         self._latest: tuple[int, Batch] | None = None
 
-    def fill(self, base: Source, schema: Schema, *, memory: int, rows: int) -> int:
-        """Compute all columns; gives the number of rows read."""
+    def fill(self, bases: Sequence[Source], schema: Schema, *, memory: int, rows: int) -> list[int]:
+        """Compute all columns; gives the first row of each table, and the number of rows."""
         folder = self._folder
         try:
-            count = self._spool(base, schema, folder / "spool.arrow", rows)
+            starts = self._spool(bases, schema, folder / "spool.arrow", rows)
+            count = starts[-1]
             self._chunk_rows = max(rows, -(-count // FILES))
             for position in range(len(self._plan.keys)):
                 self._compute(position, folder, count, memory)
             (folder / "spool.arrow").unlink()
         except OSError as error:
             raise DataError(f"no room to compute the derived columns: {error}", hint="set TMPDIR to a folder on a larger disk") from error
-        return count
+        return starts
 
-    def _spool(self, base: Source, schema: Schema, path: Path, rows: int) -> int:
-        count = 0
+    def _spool(self, bases: Sequence[Source], schema: Schema, path: Path, rows: int) -> list[int]:
+        count, starts = 0, [0]
         with ExitStack() as stack:
             writer: Any = None
-            for batch in base.batches(self._plan.inputs, rows=rows):
-                prepared = pa.table(self._plan.prepare(with_row_columns(batch, schema), first=count))
-                if writer is None:
-                    writer = stack.enter_context(pa.ipc.new_stream(str(path), prepared.schema))
-                writer.write_table(prepared)
-                count += batch.rows
-        return count
+            for base in bases:
+                for batch in base.batches(self._plan.inputs, rows=rows):
+                    prepared = pa.table(self._plan.prepare(with_row_columns(batch, schema), first=count))
+                    if writer is None:
+                        writer = stack.enter_context(pa.ipc.new_stream(str(path), prepared.schema))
+                    writer.write_table(prepared)
+                    count += batch.rows
+                starts.append(count)
+        return starts
 
     def _compute(self, position: int, folder: Path, count: int, memory: int) -> None:
         longest = max((column.length for column in self._plan.history if column.kind in SEQUENCES), default=0)

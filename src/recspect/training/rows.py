@@ -16,6 +16,7 @@ from recspect.diagnosis.batch import Batch, concatenate, hash_rows
 from recspect.diagnosis.source import Source, require_columns
 from recspect.errors import DataError
 from recspect.features import Encoded, FeatureTransform, encode_label
+from recspect.features.derived import derive, derive_together
 from recspect.features.labels import require_variation
 from recspect.schema import Schema
 from recspect.training.config import TrainingConfig
@@ -62,12 +63,12 @@ class Tables:
             DataError: A column is missing, or a part has no rows.
         """
         if isinstance(data, tuple):
-            train, validation, test = (_read(part, schema) for part in data)
+            train, validation, test = (_read(part, schema) for part in derive_together(data, schema))
             rows = {"train": train.rows, "validation": validation.rows, "test": test.rows}
             split: Mapping[str, Any] = {"kind": "given", "rows": rows}
             mark = "".join(fingerprint(part, schema) for part in (train, validation, test))
             return cls(train, validation, test, split, hashlib.blake2b(mark.encode(), digest_size=16).hexdigest())
-        table = _read(data, schema)
+        table = _read(derive(data, schema), schema)
         parts = split_rows(table, schema, test_share=config.test_share, validation_share=config.validation_share,
                            by=config.split, seed=config.seed)
         return cls(table.take(parts.train), table.take(parts.validation), table.take(parts.test), parts.description,
