@@ -74,7 +74,7 @@ $(VENV)/.train: pyproject.toml constraints.txt | $(PY)
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(PY)
 	@echo "Installing recspect with PyTorch and the test tools into $(VENV); the first time takes a few minutes."
-	@$(call install,train$(comma)test$(comma)lint$(comma)tensorboard$(comma)wandb$(comma)mlflow$(comma)postgres$(comma)serve$(comma)broker)
+	@$(call install,train$(comma)test$(comma)lint$(comma)tensorboard$(comma)wandb$(comma)mlflow$(comma)postgres$(comma)serve$(comma)broker$(comma)index$(comma)onnx)
 	@$(visdom) || echo "Visdom could not be built here: the tests that need its server are skipped."
 	@touch $@ $(VENV)/.train
 

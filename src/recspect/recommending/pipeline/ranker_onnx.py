@@ -42,7 +42,7 @@ def make_session(model: nn.Module, sample: Mapping[str, Tensor], *, threads: int
         import onnx  # noqa: F401 - the exporter writes with it
         import onnxruntime
     except ImportError as error:
-        raise MissingExtraError(error.name or "onnxruntime", extra="serve-onnx", purpose="Ranking by ONNX Runtime") from None
+        raise MissingExtraError(error.name or "onnxruntime", extra="onnx", purpose="Ranking by ONNX Runtime") from None
     names = list(sample)
     buffer = io.BytesIO()
     # Two rows, so that no dimension of size 1 is taken for one that is always 1.
