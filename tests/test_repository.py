@@ -69,12 +69,14 @@ COMMANDS = {
     "events import": {"FILES", "--kind", "--map", "--pseudonym-key", "--store", "--time-unit", "--time-zone"},
     "events labels": {"--kinds", "--out", "--pseudonym-key", "--store", "--window-hours"},
     "exam": {"--faults", "--out", "--programs", "--seeds", "--severity", "--workers"},
+    "loop": {"--epsilon", "--items", "--out", "--rounds", "--seed", "--users", "--visits"},
     "recommend": {"RECOMMENDER", "--context", "--k", "--out", "--seed", "--steps", "--trace", "--unknown", "--user", "--users"},
     "recommender build": {"RUN", "--author", "--candidates", "--category", "--items", "--out", "--per-source", "--replace", "--rows", "--sources", "--steps"},
     "reference add": {"RUN", "--to"},
     "report": {"RUN", "--format", "--out"},
     "schema init": {"DATA", "--out"},
     "send": {"RUN", "--to"},
+    "serve": {"FOLDER", "--backend", "--host", "--models", "--percent", "--port", "--requests-per-second", "--second", "--shadow", "--store", "--token-file"},
     "train": {"DATA", "--dataset", "--epochs", "--label", "--model", "--resume", "--run-dir", "--runs", "--schema", "--seed", "--to"},
 }
 

@@ -18,9 +18,11 @@ from recspect import exits
 from recspect.errors import UsageError, listing
 from recspect.events.commands import events_app
 from recspect.files import require_writable, write_bytes
+from recspect.looping import commands as looping
 from recspect.models.registry import MODELS
 from recspect.recommending import commands as recommending
 from recspect.schema import Schema
+from recspect.serving import commands as serving
 
 if TYPE_CHECKING:
     from recspect.diagnosis.finding import Finding, Report
@@ -229,6 +231,8 @@ def schema_init(data: Annotated[Path, typer.Argument(help="table: Parquet, CSV, 
         _err.print(f"wrote {out}; correct it, then: recspect train {data} --schema {out}")
 
 
+serving.mount(app, _err)
+looping.mount(app, _err)
 recommending.mount(app, _err, lambda reference: import_module("recspect.examining.runs").open_data(reference))
 
 

@@ -42,7 +42,7 @@ class BPR:
     width: int = 64
     maximum_epochs: int = 200
     patience: int = 5
-    judge_every: int = 2
+    judge_every: int = 4
     batch_pairs: int = 2048
     learning_rate: float = 1e-3
     l2: float = 0.01

@@ -1,0 +1,111 @@
+"""`recspect serve`: from options to a running server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from recspect.errors import MissingExtraError, UsageError
+from recspect.events.token import TOKEN_VARIABLE, find_token, is_loopback
+
+
+def token_for(host: str, file: Path | None) -> str | None:
+    """The token of a file or of `RECSPECT_TOKEN`; beyond loopback there must be one.
+
+    Raises:
+        UsageError: None is given for a host that others reach, or the file cannot be read.
+    """
+    token = find_token(file)
+    if token is None and not is_loopback(host):
+        raise UsageError(f"{host} is reached by others than this machine, and no token was given",
+                         hint=f"--token-file FILE, or set {TOKEN_VARIABLE}; openssl rand -hex 32 makes one")
+    return token
+
+
+def mount(app: typer.Typer, console: Any) -> None:
+    """Add the command to the command line.
+
+    Args:
+        app: The command line.
+        console: A rich console on stderr.
+    """
+
+    @app.command()
+    def serve(folder: Annotated[Path, typer.Argument(help="recommender, from `recspect recommender build`")],
+              store: Annotated[str, typer.Option(help="events: FILE.duckdb or postgresql://USER@HOST/DATABASE")] = "",
+              host: Annotated[str, typer.Option(help="address to listen on; beyond loopback a token is needed")] = "127.0.0.1",
+              port: Annotated[int, typer.Option(help="port to listen on")] = 8000,
+              token_file: Annotated[Path | None, typer.Option(help="file with the token that clients send; or set RECSPECT_TOKEN")] = None,
+              second: Annotated[Path | None, typer.Option(help="a second recommender, to be let in")] = None,
+              percent: Annotated[float, typer.Option(help="share of users that get the second one")] = 0.0,
+              shadow: Annotated[bool, typer.Option("--shadow", help="let both answer, show one, log both")] = False,
+              models: Annotated[Path | None, typer.Option(help="folder of recommenders that may be put in place by POST /v1/models")] = None,
+              backend: Annotated[str, typer.Option(help="of the ranking: torch or onnx")] = "torch",
+              requests_per_second: Annotated[float, typer.Option(help="per client; 0 for no limit")] = 0.0) -> None:
+        """Answer requests for recommendations over HTTP."""
+        run(folder=folder, store=store, host=host, port=port, token_file=token_file, second=second, percent=percent, shadow=shadow, models=models,
+            backend=backend, requests_per_second=requests_per_second, say=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True))
+
+
+def run(*, folder: Path, store: str, host: str, port: int, token_file: Path | None, second: Path | None, percent: float, shadow: bool, models: Path | None,
+        backend: str, requests_per_second: float, say: Callable[[str], None]) -> None:
+    """Run the server until it is stopped.
+
+    Raises:
+        UsageError: Options that make no sense together.
+        RunError: No recommender there.
+        DataError: The store cannot be opened.
+        MissingExtraError: The libraries of the server are not installed.
+    """
+    token = token_for(host, token_file)
+    if second is None and (percent or shadow):
+        raise UsageError("--percent and --shadow need a second recommender", hint="--second FOLDER")
+    if not 0 <= port < 65536:
+        raise UsageError(f"port {port}, expected 0 to 65535")
+    app = application(folder=folder, store=store, token=token, second=second, percent=percent, shadow=shadow, models=models, backend=backend,
+                      requests_per_second=requests_per_second)
+    import uvicorn
+
+    say(f"serving {folder} on http://{host}:{port}; what it can do: http://{host}:{port}/openapi.json")
+    uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=10, server_header=False)
+
+
+def application(*, folder: Path, store: str = "", token: str | None = None, second: Path | None = None, percent: float = 0.0, shadow: bool = False,
+                models: Path | None = None, backend: str = "torch", requests_per_second: float = 0.0) -> Any:
+    """The application that `recspect serve` runs; see `run`."""
+    try:
+        import fastapi  # noqa: F401 - only whether it is there
+        import prometheus_client  # noqa: F401
+        import torch
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(error.name or "fastapi", extra="serve", purpose="Serving") from None
+    from recspect.serving.answering import Answering
+    from recspect.serving.app import ServingSettings, create_app
+    from recspect.serving.figures import Figures
+    from recspect.serving.recent import Recent
+    from recspect.serving.rollout import Rollout
+    from recspect.serving.shown import ShownLog
+    from recspect.serving.slot import Slot
+
+    torch.set_num_threads(1)  # requests are answered side by side; threads within one request would wait for each other
+    first = Slot(folder, backend=backend)
+    other = Slot(second, backend=backend) if second is not None else None
+    recent, shown, closing, routers = None, None, [], []
+    if store:
+        from recspect.events.group_commit import GroupCommit
+        from recspect.events.http import events_router
+        from recspect.events.store import open_store
+
+        kept = open_store(store)
+        recent, shown = Recent(kept), ShownLog(kept)
+        writing = GroupCommit(kept)
+        routers.append(events_router(writing))  # the token is asked for before any path
+        closing += [writing.close, shown.close, kept.close]
+    figures = Figures()
+    answering = Answering(first, other, rollout=Rollout(percent=percent, shadow=shadow), recent=recent, shown=shown, told=figures.told)
+    return create_app(answering, ServingSettings(token=token, requests_per_second=requests_per_second), figures=figures, models=models,
+                      routers=tuple(routers), closing=tuple(closing))
