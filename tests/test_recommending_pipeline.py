@@ -167,7 +167,7 @@ def test_learnt_sources_are_the_nearest_by_brute_force(tables, recommender):
     long = built.audience.ids.values[np.argsort(-built.audience.wanted.lengths)[:2]].tolist()
     requests = built.audience.requests([*long, 999_999])
     towers, sequence = built.sources
-    items, scores = towers.candidates(requests, 5)
+    items, _ = towers.candidates(requests, 5)
     vectors = towers.fitted.requests(built.audience.field_rows(requests)) @ towers.vectors.T
     for row in range(2):
         assert items[row].tolist() == np.argsort(-vectors[row], kind="stable")[:5].tolist()
