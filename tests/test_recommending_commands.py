@@ -61,6 +61,14 @@ def test_one_user_on_the_terminal(run, tmp_path):
     assert json.loads(call("recommend", tmp_path / "made", "--user", "nobody", "--unknown"))["notes"][0] == "the user is not known"
 
 
+def test_candidates_can_be_ordered_by_their_sources_instead_of_the_model(run, tmp_path):
+    call("recommender", "build", run, "--out", tmp_path / "made", "--ranking", "sources", "--sources", "popular")
+    made = Recommender.load(tmp_path / "made")
+    assert made.ranker is None
+    unseen = [item for item in made.items.by_popularity.tolist() if item not in made.audience.wanted.of(0)]
+    assert made.recommend([made.audience.ids.values[0]], 3).slates[0].items.tolist() == unseen[:3]
+
+
 def test_users_of_a_file(run, tmp_path):
     (tmp_path / "users.txt").write_text("7\n3\nnobody\n7\n")
     call("recommend", run, "--users", tmp_path / "users.txt", "--k", 2, "--out", tmp_path / "lists.parquet")
@@ -76,6 +84,7 @@ def test_users_of_a_file(run, tmp_path):
     (["recommend", "NOTHING", "--user", "7"], "no recommender"),
     (["recommender", "build", "RUN", "--out", "OUT", "--sources", "horoscope"], "no source 'horoscope'"),
     (["recommender", "build", "RUN", "--out", "OUT", "--rows", "some"], "'some'"),
+    (["recommender", "build", "RUN", "--out", "OUT", "--ranking", "dice"], "'dice'"),
     (["recommender", "build", "NOTHING", "--out", "OUT"], "no run directory")])
 def test_errors_teach(run, tmp_path, words, message):
     places = {"RUN": str(run), "OUT": str(tmp_path / "out"), "NOTHING": str(tmp_path / "nothing")}

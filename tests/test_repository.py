@@ -71,7 +71,7 @@ COMMANDS = {
     "exam": {"--faults", "--out", "--programs", "--seeds", "--severity", "--workers"},
     "loop": {"--epsilon", "--items", "--out", "--rounds", "--seed", "--users", "--visits"},
     "recommend": {"RECOMMENDER", "--context", "--k", "--out", "--seed", "--steps", "--trace", "--unknown", "--user", "--users"},
-    "recommender build": {"RUN", "--author", "--candidates", "--category", "--items", "--out", "--per-source", "--replace", "--rows", "--sources", "--steps"},
+    "recommender build": {"RUN", "--author", "--candidates", "--category", "--items", "--out", "--per-source", "--ranking", "--replace", "--rows", "--sources", "--steps"},
     "reference add": {"RUN", "--to"},
     "report": {"RUN", "--format", "--out"},
     "schema init": {"DATA", "--out"},

@@ -43,6 +43,7 @@ def mount(app: typer.Typer, console: Any, open_data: OpenData) -> None:
               out: Annotated[Path, typer.Option(help="folder of the recommender")],
               sources: SourcesOption = "", steps: StepsOption = "already_seen",
               rows: Annotated[str, typer.Option(help="what it learns from: `all` rows of the run's table, or `train`, where lists are judged on later rows")] = "all",
+              ranking: Annotated[str, typer.Option(help="`model`: the run's model ranks the candidates; `sources`: they are ordered by their ranks in the sources, fused")] = "model",
               items: Annotated[Path | None, typer.Option(help="a table of items, one row each: more columns, or items without a row")] = None,
               author: Annotated[str | None, typer.Option(help="column of items that says who made each")] = None,
               category: Annotated[str | None, typer.Option(help="column of items with their categories")] = None,
@@ -57,7 +58,7 @@ def mount(app: typer.Typer, console: Any, open_data: OpenData) -> None:
             settings = RecommenderSettings(sources=parse(sources, SOURCES, "source") if sources.strip() else None, steps=parse(steps, STEPS, "step"),
                                            per_source=per_source, candidates=candidates, author=author, category=category)
             require_free(out, replacing=replace)
-            built = _build(run, open_data, settings, rows=rows, items=items, say=say)
+            built = _build(run, open_data, settings, rows=rows, ranking=ranking, items=items, say=say)
             built.save(out, replace=replace)
         print(out)  # noqa: T201 - the answer, for a pipe
         say(f"{len(built.items):,} items, {len(built.audience):,} users, sources {', '.join(source.name for source in built.sources)}\n"
@@ -102,7 +103,7 @@ def mount(app: typer.Typer, console: Any, open_data: OpenData) -> None:
         say(f"{rows:,} places for {len(everyone):,} users" + (f"; traces in {trace_path(out)}" if trace else ""))
 
 
-def _build(folder: Path, open_data: OpenData, settings: Any, *, rows: str, items: Path | None, say: Callable[[str], None]) -> Recommender:
+def _build(folder: Path, open_data: OpenData, settings: Any, *, rows: str, ranking: str, items: Path | None, say: Callable[[str], None]) -> Recommender:
     from recspect.diagnosis.batch import concatenate
     from recspect.diagnosis.source import read
     from recspect.recommending.pipeline.building import build_recommender
@@ -110,6 +111,8 @@ def _build(folder: Path, open_data: OpenData, settings: Any, *, rows: str, items
 
     if rows not in ("all", "train"):
         raise UsageError(f"--rows is {rows!r}", hint="choices: all, train")
+    if ranking not in ("model", "sources"):
+        raise UsageError(f"--ranking is {ranking!r}", hint="choices: model, sources")
     run = Run.open(folder)
     if run.best_epoch is None:
         raise RunError(f"run {run.id} has no finished epoch yet", hint=f"recspect train --resume {folder}")
@@ -118,7 +121,7 @@ def _build(folder: Path, open_data: OpenData, settings: Any, *, rows: str, items
     if items is not None:
         source = read(items, name=str(items))
         table = concatenate(list(source.batches(list(source.columns))))
-    return build_recommender(rows_of(run, open_data, rows), run=run, items=table, settings=settings, say=say)
+    return build_recommender(rows_of(run, open_data, rows), run.schema, run=run if ranking == "model" else None, items=table, settings=settings, say=say)
 
 
 def require_lists(run: Run) -> None:
@@ -161,7 +164,7 @@ def _opened(folder: Path, open_data: OpenData, say: Callable[[str], None]) -> Re
         if found.record.get("epoch") == run.best_epoch:
             return found
     say(f"building a recommender of run {run.id} with the usual sources and steps")
-    built = _build(folder, open_data, RecommenderSettings(), rows="all", items=None, say=say)
+    built = _build(folder, open_data, RecommenderSettings(), rows="all", ranking="model", items=None, say=say)
     built.save(own, replace=True)
     say(f"kept in {own}; `recspect recommender build` makes others")
     return built

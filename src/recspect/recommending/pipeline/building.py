@@ -25,8 +25,8 @@ from recspect.schema import Schema
 if TYPE_CHECKING:
     from recspect.training.run import Run
 
-KNN_ITEMS = 200_000
-"""Where nobody says which sources, item-kNN is left out beyond so many items with a positive: its fitting counts all pairs of a user."""
+KNN_ITEMS = 30_000
+"""Where nobody says which sources, item-kNN is left out beyond so many items with a positive: its fitting grows with their square."""
 
 
 def build_recommender(rows: Batch, schema: Schema | None = None, *, run: Run | None = None, items: Batch | None = None,
