@@ -68,6 +68,7 @@ COMMANDS = {
     "events forget": {"USER", "--pseudonym-key", "--store"},
     "events import": {"FILES", "--kind", "--map", "--pseudonym-key", "--store", "--time-unit", "--time-zone"},
     "events labels": {"--kinds", "--out", "--pseudonym-key", "--store", "--window-hours"},
+    "events serve": {"--host", "--port", "--pseudonym-key", "--store", "--token-file"},
     "exam": {"--faults", "--out", "--programs", "--seeds", "--severity", "--workers"},
     "loop": {"--epsilon", "--items", "--out", "--rounds", "--seed", "--users", "--visits"},
     "recommend": {"RECOMMENDER", "--context", "--k", "--out", "--seed", "--steps", "--trace", "--unknown", "--user", "--users"},

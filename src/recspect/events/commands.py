@@ -90,3 +90,30 @@ def labels(store: StoreOption, out: Annotated[Path, typer.Option("--out", help="
     typer.echo(f"{found.exposures:,} exposures labelled, {found.immature:,} not yet mature; {found.credited:,} feedback events credited, {found.uncredited:,} not")
     typer.echo(f"Next: recspect train {out} --schema {schema}", err=True)
     sys.stdout.flush()
+
+
+@events_app.command()
+def serve(store: StoreOption, host: Annotated[str, typer.Option(help="beyond this machine only with a token")] = "127.0.0.1",
+          port: Annotated[int, typer.Option(help="0 takes a free one")] = 8080,
+          token_file: Annotated[Path | None, typer.Option(help="file of the bearer token; else RECSPECT_TOKEN")] = None, pseudonym_key: KeyOption = None) -> None:
+    """Take events over HTTP: POST /v1/events."""
+    from recspect.errors import MissingExtraError
+    from recspect.events.pseudonyms import find_pseudonyms
+    from recspect.events.store import open_store
+    from recspect.events.token import find_token, is_loopback
+
+    token = find_token(token_file)
+    if token is None and not is_loopback(host):
+        raise UsageError(f"{host} is reached from other machines, and no token was given", hint="RECSPECT_TOKEN=$(openssl rand -hex 32), or --host 127.0.0.1")
+    try:
+        import uvicorn
+
+        from recspect.events.http import events_app as application
+    except ImportError as error:
+        raise MissingExtraError(error.name or "fastapi", extra="serve", purpose="Serving") from None
+    kept = open_store(store, pseudonyms=find_pseudonyms(pseudonym_key))
+    try:
+        # A request that waits for its write is answered before the process ends.
+        uvicorn.run(application(kept, token=token), host=host, port=port, access_log=False, timeout_graceful_shutdown=30)
+    finally:
+        kept.close()
