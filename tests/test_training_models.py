@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -13,24 +14,30 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 import torch
+from sklearn.metrics import log_loss, roc_auc_score
 
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.finding import Verdict
-from recspect.errors import SchemaError
+from recspect.errors import DataError, SchemaError, UsageError
 from recspect.examining.doctor import account
 from recspect.examining.runs import examine_run, subject_of
 from recspect.features import FeatureTransform
 from recspect.models import MODELS
+from recspect.models.tasks import both as together
 from recspect.schema import Field, Label, Schema
 from recspect.training.loop import resume, train
+from recspect.training.predict import predict, predict_labels
+from recspect.training.rows import Tables
 from recspect.training.run import Run
 from test_training_runs import CONFIG, assert_same_run, made_up
 from test_training_runs import SCHEMA as WITHOUT_HISTORY
 
-SCHEMA = replace(WITHOUT_HISTORY, fields=(*WITHOUT_HISTORY.fields, Field(name="history", kind="sequence", side="user", shares="item")))
+SCHEMA = replace(WITHOUT_HISTORY, labels=(Label(name="click"), Label(name="buy", after="click")), fields=(*WITHOUT_HISTORY.fields, Field(name="history", kind="sequence", side="user", shares="item")))
 
 
 def table() -> Batch:
@@ -42,11 +49,13 @@ def table() -> Batch:
     for user, item in zip(users, items, strict=True):
         histories.append(list(had.get(user, [])))
         had[user] = [*had.get(user, []), item][-3:]
-    return Batch({**{name: batch[name] for name in batch}, "history": Batch.from_arrow(pa.table({"history": histories}))["history"]})
+    bought = (batch.numbers("click") == 1) & (np.random.default_rng(9).random(batch.rows) < 1 / (1 + np.exp(2 * batch.numbers("price") + 1)))
+    return Batch({**{name: batch[name] for name in batch}, "buy": bought.astype(int), "history": Batch.from_arrow(pa.table({"history": histories}))["history"]})
 
 
 def settings(name: str):
-    return replace(CONFIG, model=replace(CONFIG.model, name=name))
+    """Models of several labels learn two: the click, and a purchase that never happens without it."""
+    return replace(CONFIG, model=replace(CONFIG.model, name=name), labels=("click", "buy") if MODELS[name].several else ())
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -145,6 +154,84 @@ def test_a_history_has_the_ids_of_its_items_and_is_saved_without_them(tmp_path):
         assert {size.name: size.shares for size in fitted.sizes}["history"] == "item"
     fields = {entry["name"]: entry["settings"] for entry in json.loads((tmp_path / "features.json").read_text())["fields"]}
     assert fields["history"] == {"width": 3}
+
+
+# ---------------------------------------------------------------------- several labels
+
+
+@pytest.fixture(scope="module")
+def both_labels(tmp_path_factory) -> Run:
+    return train(table(), SCHEMA, settings("mmoe"), tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_each_label_has_its_figures_with_the_rows_behind_them(both_labels):
+    for figures in both_labels.epochs:
+        assert set(figures["labels"]) == {"click", "buy"}
+        for key in ("train_auc", "validation_auc", "validation_loss", "test_auc", "test_loss"):
+            assert figures["labels"]["click"][key] == figures[key]  # the run is judged by the first
+        assert figures["labels"]["buy"]["test_rows"] == both_labels.record["split"]["rows"]["test"]
+    buy = both_labels.epochs[-1]["labels"]["buy"]
+    test = Tables.cut(table(), both_labels.schema, both_labels.config).test
+    assert buy["test_positives"] == test.numbers("buy").sum()
+    chances = predict_labels(both_labels.load_model("last"), both_labels.transform.transform(test))
+    assert roc_auc_score(test.numbers("buy"), chances["buy"]) == pytest.approx(buy["test_auc"], abs=1e-9)
+    assert log_loss(test.numbers("buy"), chances["buy"]) == pytest.approx(buy["test_loss"], rel=1e-6)
+    assert buy["test_auc"] > 0.75
+    np.testing.assert_allclose(predict(both_labels.load_model("last"), both_labels.transform.transform(test)), chances["click"], rtol=1e-6)
+
+
+def test_what_happens_only_after_something_else_is_never_likelier(both_labels):
+    chances = predict_labels(both_labels.load_model(), both_labels.transform.transform(table()))
+    assert (chances["buy"] <= chances["click"] * (1 + 1e-6)).all()
+    assert chances["buy"].mean() == pytest.approx(table().numbers("buy").mean(), rel=0.2)  # of all rows, not of the clicked ones
+
+
+def test_the_logit_of_both_is_that_of_the_product_of_chances():
+    a, b = torch.linspace(-30, 30, 25, dtype=torch.float64), torch.linspace(-30, 30, 25, dtype=torch.float64)[:, None]
+    product = torch.sigmoid(a) * torch.sigmoid(b)
+    torch.testing.assert_close(torch.sigmoid(together(a.expand(25, 25), b.expand(25, 25))), product, rtol=1e-9, atol=0)
+    large = together(torch.tensor([200.0, 200.0, -200.0]), torch.tensor([200.0, -200.0, -200.0])).requires_grad_()
+    torch.testing.assert_close(large.detach(), torch.tensor([200.0 - math.log(2), -200.0, -400.0]))
+
+
+@pytest.mark.parametrize("name", [name for name, entry in MODELS.items() if entry.several])
+def test_an_order_of_labels_a_graded_one_and_one_alone(name, tmp_path):
+    schema = replace(SCHEMA, labels=(*SCHEMA.labels, Label(name="rating", kind="graded")))
+    run = train(table(), schema, replace(settings(name), labels=("rating", "buy", "click"), maximum_epochs=2), tmp_path / "run")
+    assert run.record["label"] == "rating"
+    last = run.epochs[-1]["labels"]
+    assert list(last) == ["rating", "buy", "click"]
+    assert last["rating"]["test_rmse"] < 0.9 * table().numbers("rating").std()
+    assert last["click"]["test_auc"] > 0.7
+    alone = train(table(), SCHEMA, replace(settings(name), labels=()), tmp_path / "alone")
+    assert "labels" not in alone.epochs[0]
+    assert alone.epochs[alone.best_epoch - 1]["test_auc"] > 0.75
+
+
+def test_what_cannot_be_trained_together_is_told_before_anything_is_written(tmp_path):
+    with pytest.raises(UsageError, match="'deepfm' predicts one label"):
+        train(table(), SCHEMA, replace(settings("deepfm"), labels=("click", "buy")), tmp_path / "run")
+    with pytest.raises(SchemaError, match="no label 'like'"):
+        train(table(), SCHEMA, replace(settings("mmoe"), labels=("click", "like")), tmp_path / "run")
+    with pytest.raises(DataError, match="happened without 'click'"):
+        train(table().with_columns({"buy": 1 - table().numbers("click")}), SCHEMA, settings("mmoe"), tmp_path / "run")
+    with pytest.raises(UsageError, match="expected each once"):
+        replace(settings("mmoe"), labels=("click", "click"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_the_command_trains_several_labels(tmp_path):
+    rows = table()
+    names = ("user", "price", "hour", "time", "click", "buy", "rating")
+    pl.DataFrame({**{name: rows[name] for name in names}, "item": rows.categories("item").decode().tolist(),
+                      "tags": rows.categories("tags").decode().tolist()}).write_parquet(tmp_path / "t.parquet")
+    (tmp_path / "s.toml").write_text(replace(SCHEMA.without_fields(["history"]), time_unit="row").to_toml())
+    done = subprocess.run([sys.executable, "-m", "recspect.cli", "train", "t.parquet", "--schema", "s.toml", "--model", "ple", "--label", "buy,click", "--epochs", "1",
+                           "--run-dir", "run"], cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "  click:" in done.stderr
+    assert list(Run.open(tmp_path / "run").epochs[0]["labels"]) == ["buy", "click"]
 
 
 def test_a_schema_says_what_a_field_shares_and_what_a_label_comes_after():

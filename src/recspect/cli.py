@@ -79,7 +79,7 @@ def demo(runs: Annotated[Path, typer.Option(help="folder of run directories")] =
 def train(data: Annotated[Path | None, typer.Argument(help="table: Parquet, CSV, Arrow")] = None,
           schema: Annotated[Path | None, typer.Option(help="schema file (TOML, YAML or JSON)")] = None,
           dataset: Annotated[str, typer.Option(help="a data set by name instead of a table; see `recspect datasets`")] = "",
-          label: Annotated[str | None, typer.Option(help="which label to train; default the schema's first")] = None,
+          label: Annotated[str | None, typer.Option(help="which label to train; default the schema's first; several with commas (mmoe, ple)")] = None,
           model: Annotated[str, typer.Option(help=f"one of: {listing(MODELS)}")] = "deepfm",
           epochs: Annotated[int, typer.Option(help="passes over the training rows at most")] = 10,
           seed: Annotated[int, typer.Option(help="of weights, order of rows and random splits")] = 0,
@@ -266,8 +266,9 @@ def _train(*, runs: Path, dataset: str, data: Path | None, schema_file: Path | N
         source, schema = read(data), Schema.read(schema_file)
         reference = {"kind": "file", "path": str(data.resolve())}
     require_writable(run_dir or runs, folder=True)
-    if label:
-        schema = schema.with_label(label)
+    labels = [name.strip() for name in (label or "").split(",") if name.strip()]
+    for one in reversed(labels):
+        schema = schema.with_label(one)
     validate(schema, source, need=("label",))
     try:
         from recspect.training.config import TrainingConfig
@@ -280,12 +281,14 @@ def _train(*, runs: Path, dataset: str, data: Path | None, schema_file: Path | N
     from recspect.training.run import new_folder
 
     folder = run_dir or new_folder(runs, dataset or (data.stem if data else "run"))
-    config = TrainingConfig(model=ModelConfig(name=model), maximum_epochs=epochs, seed=seed)
+    config = TrainingConfig(model=ModelConfig(name=model), labels=tuple(labels) if len(labels) > 1 else (), maximum_epochs=epochs, seed=seed)
     with _progress() as tell:
         run = run_training(source, schema, config, folder, reference=reference, command=_command(), progress=tell, sinks=sinks, on_finding=_warn)
     for figures in run.epochs:
-        _err.print("  ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in figures.items()),
-                   highlight=False)
+        by_label = figures.get("labels", {})
+        for name, row in (("", {key: value for key, value in figures.items() if key != "labels"}), *by_label.items()):
+            _err.print("  ".join([*([f"  {name}:"] if name else []), *(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items())]),
+                       markup=False, highlight=False)
     return folder
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 from recspect.errors import RunError, UsageError
 from recspect.features.encoded import FIRST_KNOWN
 from recspect.models.registry import MODELS
-from recspect.models.settings import OwnSettings
+from recspect.models.settings import OwnSettings, Task
 
 Activation = Literal["relu", "silu", "gelu", "tanh"]
 
@@ -30,6 +30,7 @@ class ModelConfig:
         output: What the model returns: `logit` for a binary label, `value` (in the label's unit) for a graded one.
         output_mean: The output is `output_mean + output_scale * raw`; for a value, the label's mean in training.
         output_scale: For a value, the label's standard deviation in training.
+        tasks: The labels, the first being that of `output`, of a model that predicts several; empty else. Training fills it in.
         own: Settings that only this model has, see `recspect.models.settings`; its defaults where they are not given.
     """
 
@@ -43,10 +44,12 @@ class ModelConfig:
     output: Literal["logit", "value"] = "logit"
     output_mean: float = 0.0
     output_scale: float = 1.0
+    tasks: tuple[Task, ...] = ()
     own: OwnSettings | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
+        object.__setattr__(self, "tasks", tuple(Task(**task) if isinstance(task, Mapping) else task for task in self.tasks))
         object.__setattr__(self, "own", _own(self.name, self.own))
         wrong = {
             f"embedding_width is {self.embedding_width}, expected 1 or more": self.embedding_width < 1,

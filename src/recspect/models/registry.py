@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from recspect.models.settings import AttentionSettings, CrossSettings, DotSettings, OwnSettings
+from recspect.models.settings import (
+    AttentionSettings,
+    CrossSettings,
+    DotSettings,
+    ExtractionSettings,
+    MixtureSettings,
+    OwnSettings,
+)
 
 
 @dataclass(frozen=True)
@@ -14,10 +21,12 @@ class Entry:
     Args:
         path: `file:Class` below `recspect.models`.
         settings: Class of the settings that only this model has, or None.
+        several: Whether it can predict several labels at once.
     """
 
     path: str
     settings: type[OwnSettings] | None = None
+    several: bool = False
 
 
 MODELS: dict[str, Entry] = {
@@ -28,5 +37,7 @@ MODELS: dict[str, Entry] = {
     "dcnv2": Entry("dcnv2:DCNv2", CrossSettings),
     "dlrm": Entry("dlrm:DLRM", DotSettings),
     "din": Entry("din:DIN", AttentionSettings),
+    "mmoe": Entry("mmoe:MMoE", MixtureSettings, several=True),
+    "ple": Entry("ple:PLE", ExtractionSettings, several=True),
 }
 """Name in settings and on the command line, from the simplest on."""

@@ -61,7 +61,64 @@ class AttentionSettings:
         _at_least_one("din", **{f"attention[{i}]": width for i, width in enumerate(self.attention)})
 
 
-OwnSettings = CrossSettings | DotSettings | AttentionSettings
+@dataclass(frozen=True, kw_only=True)
+class MixtureSettings:
+    """Of `mmoe`.
+
+    Args:
+        experts: Hidden layers that stand side by side and are read by all labels.
+        tower: Neurons of each hidden layer above them, per label.
+    """
+
+    experts: int = 4
+    tower: tuple[int, ...] = (32,)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tower", tuple(self.tower))
+        _at_least_one("mmoe", experts=self.experts, **{f"tower[{i}]": width for i, width in enumerate(self.tower)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionSettings:
+    """Of `ple`.
+
+    Args:
+        layers: Layers of experts.
+        shared_experts: Per layer, those that all labels read.
+        label_experts: Per layer and label, those that this label alone reads.
+        tower: Neurons of each hidden layer above them, per label.
+    """
+
+    layers: int = 2
+    shared_experts: int = 1
+    label_experts: int = 1
+    tower: tuple[int, ...] = (32,)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tower", tuple(self.tower))
+        _at_least_one("ple", layers=self.layers, shared_experts=self.shared_experts, label_experts=self.label_experts,
+                      **{f"tower[{i}]": width for i, width in enumerate(self.tower)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A label of a model that predicts several; made by training.
+
+    Args:
+        label: Its name.
+        output: `logit` for a binary label, `value` for a graded one.
+        mean, scale: The output is `mean + scale * raw`, as in `ModelConfig`.
+        after: The label without which it never happens; empty for none.
+    """
+
+    label: str
+    output: Literal["logit", "value"] = "logit"
+    mean: float = 0.0
+    scale: float = 1.0
+    after: str = ""
+
+
+OwnSettings = CrossSettings | DotSettings | AttentionSettings | MixtureSettings | ExtractionSettings
 """Any of them."""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-from recspect.errors import RunError, UsageError
+from recspect.errors import RunError, UsageError, listing
 from recspect.models.config import ModelConfig
 
 
@@ -16,6 +16,7 @@ class TrainingConfig:
 
     Args:
         model: Which model, and its size.
+        labels: Labels that one model is to predict together (`mmoe`, `ple`); the run is selected and judged by the first. Empty: the schema's first label alone.
         maximum_epochs: Passes over the training rows at most.
         patience_epochs: Stop after so many epochs in a row without a better validation value.
         select_by: What the best epoch is chosen by: `auc` (binary labels only) or `loss`; by default AUC for binary and
@@ -41,6 +42,7 @@ class TrainingConfig:
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
+    labels: tuple[str, ...] = ()
     maximum_epochs: int = 20
     patience_epochs: int = 2
     select_by: Literal["auc", "loss"] | None = None
@@ -63,6 +65,9 @@ class TrainingConfig:
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", tuple(self.labels))
+        if len(set(self.labels)) < len(self.labels):
+            raise UsageError(f"training settings: labels are {listing(self.labels)}, expected each once")
         for name, least in (("maximum_epochs", 1), ("patience_epochs", 1), ("batch_rows", 1), ("observe_every", 0),
                             ("histograms_every", 0), ("keep_every_steps", 0)):
             if getattr(self, name) < least:
@@ -97,6 +102,8 @@ class TrainingConfig:
         """Plain data without the model's settings, which `run.json` holds beside it."""
         content = asdict(self)
         del content["model"]
+        if not self.labels:
+            del content["labels"]  # as before there were several
         return content
 
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -74,18 +74,20 @@ def one_epoch(machine: Machine, part: Part, config: TrainingConfig, *, seed: int
         inputs = rows.to(device).inputs
         target = part.target[index].to(device)
         with observer.step() as look:
-            losses = row_losses(machine.wrapped(inputs), target, config.model)
-            loss = losses.mean()
-            value = loss.item()
+            tasks = config.model.tasks
+            losses = row_losses(machine.wrapped(inputs, every=True) if tasks else machine.wrapped(inputs), target, config.model)
+            judged = losses[:, 0] if tasks else losses  # what is told is the first label's; what is learned from is the sum over labels
+            loss = losses.mean(dim=0).sum() if tasks else losses.mean()
+            value = judged.mean().item() if tasks and math.isfinite(loss.item()) else loss.item()
             if not math.isfinite(value):
                 why = name_nonfinite(machine.model, partial(machine.wrapped, inputs))
                 raise RunError(f"the loss is {value} at step {observer.steps_done} (epoch {observer.epoch}): {why}",
                                hint="lower the learning rates, set clip_norm, and look for extreme values in the inputs")
-            look.before_backward(losses)
+            look.before_backward(losses.sum(dim=1) if tasks else losses, {task.label: losses[:, k].mean() for k, task in enumerate(tasks)} or None)
             for stepper in machine.steppers:
                 stepper.zero_grad()
             machine.fabric.backward(loss)
-            look.before_update(value * unit, losses * unit if look.sampled else None)
+            look.before_update(value * unit, judged * unit if look.sampled else None)
             if config.clip_norm is not None:
                 clip_gradients(machine.model.parameters(), config.clip_norm)
             for stepper in machine.steppers:
@@ -107,7 +109,10 @@ def order_of_rows(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 def row_losses(output: Tensor, target: Tensor, model: ModelConfig) -> Tensor:
-    """Per row, (B,): cross-entropy in nats, or squared error in deviations of the label."""
+    """Per row, (B,): cross-entropy in nats, or squared error in deviations of the label; per row and label, (B, T), of a model of several."""
+    if model.tasks:
+        return torch.stack([row_losses(output[:, k], target[:, k], replace(model, tasks=(), output=task.output, output_mean=task.mean, output_scale=task.scale))
+                            for k, task in enumerate(model.tasks)], dim=1)
     if model.output == "logit":
         return functional.binary_cross_entropy_with_logits(output, target, reduction="none")
     return ((output - target) / model.output_scale).square()

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
+from recspect.models.settings import Task
 from recspect.training.config import TrainingConfig
 from recspect.training.metrics import auc, log_loss, squared_error
 from recspect.training.predict import raw_outputs
@@ -18,26 +20,38 @@ TRAIN_ROWS_JUDGED = 50_000
 """Training rows (evenly spaced) on which `train_auc` is measured after each epoch."""
 
 
-def epoch_figures(model: nn.Module, parts: tuple[Part, Part, Part]) -> dict[str, float | None]:
+def epoch_figures(model: nn.Module, parts: tuple[Part, Part, Part]) -> dict[str, Any]:
     """AUC (binary label) or root mean squared error (graded) of training, validation and test rows, and the losses.
 
     None where a figure does not exist, such as the AUC of rows of one class. The loss of training rows is not among them:
-    `train_loss` is the mean over the steps of the epoch.
+    `train_loss` is the mean over the steps of the epoch. Of a model of several labels these are the first label's, and `labels`
+    holds those of each, with the rows behind them.
     """
     train, validation, test = parts
     evenly = np.linspace(0, train.encoded.rows - 1, min(TRAIN_ROWS_JUDGED, train.encoded.rows)).astype(np.int64)
-    figures: dict[str, float | None] = {}
+    tasks: Sequence[Task] = model.config.tasks
+    figures: dict[str, Any] = {}
+    by_label: dict[str, dict[str, Any]] = {task.label: {} for task in tasks}
     for name, part in (("train", train.take(evenly)), ("validation", validation), ("test", test)):
-        outputs = raw_outputs(model, part.encoded)
-        if model.config.output == "logit":
-            loss = log_loss(part.label, outputs)
-            figures[f"{name}_auc"] = plain_number(auc(part.label, outputs))
-        else:
-            loss = squared_error(part.label, outputs)
-            figures[f"{name}_rmse"] = plain_number(loss**0.5)
-        if name != "train":
-            figures[f"{name}_loss"] = plain_number(loss)
-    return figures
+        outputs = raw_outputs(model, part.encoded, every=bool(tasks))
+        first = outputs[:, 0] if tasks else outputs
+        figures |= _figures(name, model.config.output, part.label, first)
+        for place, task in enumerate(tasks):
+            label = part.others.get(task.label, part.label)
+            by_label[task.label] |= _figures(name, task.output, label, outputs[:, place]) | {f"{name}_rows": len(label)}
+            if task.output == "logit":
+                by_label[task.label][f"{name}_positives"] = int(label.sum())
+    return {**figures, "labels": by_label} if tasks else figures
+
+
+def _figures(name: str, output: str, label: NDArray[np.float64], outputs: NDArray[np.float64]) -> dict[str, float | None]:
+    if output == "logit":
+        loss = log_loss(label, outputs)
+        figures = {f"{name}_auc": plain_number(auc(label, outputs))}
+    else:
+        loss = squared_error(label, outputs)
+        figures = {f"{name}_rmse": plain_number(loss**0.5)}
+    return figures if name == "train" else {**figures, f"{name}_loss": plain_number(loss)}
 
 
 def selected_by(config: TrainingConfig) -> str:

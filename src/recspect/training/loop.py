@@ -16,15 +16,17 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from numpy.typing import NDArray
 from torch import nn
 
 from recspect.diagnosis.finding import Finding
 from recspect.diagnosis.mirror import Mirror
 from recspect.diagnosis.observing import HeldOut, Observer
-from recspect.errors import RecspectError, RunError
+from recspect.errors import RecspectError, RunError, UsageError, listing
 from recspect.features import FeatureTransform
-from recspect.models import ModelConfig
+from recspect.models import MODELS, ModelConfig
 from recspect.models.building import require_buildable
+from recspect.models.settings import Task
 from recspect.schema import Label, Schema
 from recspect.training.config import TrainingConfig
 from recspect.training.epoch import Machine, epoch_seed, make_optimisers, one_epoch
@@ -74,7 +76,7 @@ def train(
 
     Args:
         data: One table, which is split as the settings say, or three (training, validation, test).
-        schema: Fields, label (the first is trained), time.
+        schema: Fields, label (the first is trained, or those that the settings name), time.
         config: Settings.
         run_dir: The run's own folder; by default a new one under `runs/`.
         reference: How the data can be read again, for `run.json`, such as {"kind": "dataset", "name": "kuairand-pure"}.
@@ -103,10 +105,11 @@ def train(
     to .737. On MovieLens-100K (rating of 4 and more, random split) AUC was still rising after 10 epochs (.789), hence 20.
     """
     config = config or TrainingConfig()
+    schema = _in_order(schema, config)
     tables = Tables.cut(data, schema, config)
     transform = FeatureTransform.fit(schema, tables.train)
-    parts = tables.encode(schema, transform)
-    config = replace(config, model=_with_output(config.model, schema.label, parts[0]))
+    parts = tables.encode(schema, transform, config.labels)
+    config = replace(config, model=_with_output(config.model, schema, parts[0]))
     require_buildable(config.model, transform.sizes)  # what cannot be built is told before a folder is made
     folder = Path(run_dir) if run_dir is not None else new_folder("runs", name or schema.name or "run")
     run = Run.create(folder, schema=schema, transform=transform, config=config, data=reference or {"kind": "memory"},
@@ -137,7 +140,7 @@ def resume(run_dir: str | Path, data: Table | tuple[Table, Table, Table], *,
     if tables.fingerprint != run.record["data_fingerprint"]:
         raise RunError(f"run {run.id} was trained on other data: fingerprint {run.record['data_fingerprint']}, "
                        f"this data has {tables.fingerprint}", hint="give the same rows in the same order, or train anew")
-    return _recorded(run.updated(status="running", reason=""), tables.encode(schema, run.transform), progress,
+    return _recorded(run.updated(status="running", reason=""), tables.encode(schema, run.transform, run.config.labels), progress,
                      sinks, on_finding)
 
 
@@ -235,14 +238,43 @@ def _noted(run: Run, epochs: list[dict[str, Any]]) -> Run:
                        metrics={"epochs": list(epochs)})
 
 
-def _with_output(model: ModelConfig, label: Label, part: Part) -> ModelConfig:
+def _in_order(schema: Schema, config: TrainingConfig) -> Schema:
+    """The schema with the labels that are trained together in front.
+
+    Raises:
+        UsageError: The model predicts one label alone.
+        SchemaError: No label of that name.
+    """
+    several = [name for name, entry in MODELS.items() if entry.several]
+    if len(config.labels) > 1 and config.model.name in MODELS and config.model.name not in several:
+        raise UsageError(f"model {config.model.name!r} predicts one label, asked for {listing(config.labels)}", hint=f"choose one of {listing(several)}, or one label")
+    for name in reversed(config.labels):
+        schema = schema.with_label(name)
+    return schema
+
+
+def _with_output(model: ModelConfig, schema: Schema, part: Part) -> ModelConfig:
+    first = _task(schema.label, part.label)
+    labels = {label.name: label for label in schema.labels}
+    tasks = (first, *(_task(labels[name], values) for name, values in part.others.items())) if part.others else ()
+    return replace(model, output=first.output, output_mean=first.mean, output_scale=first.scale, tasks=tasks)
+
+
+def _task(label: Label, values: NDArray[np.float64]) -> Task:
     if label.kind == "binary":
-        return replace(model, output="logit", output_mean=0.0, output_scale=1.0)
-    return replace(model, output="value", output_mean=float(part.label.mean()), output_scale=float(part.label.std()))
+        return Task(label=label.name, after=label.after or "")
+    return Task(label=label.name, output="value", mean=float(values.mean()), scale=float(values.std()))
 
 
 def _start_at_base_rate(model: nn.Module, part: Part) -> None:
     """Let a binary model start at the training rate (which lies between 0 and 1), so that no step is spent on it."""
-    if model.config.output == "logit":
+    tasks: Sequence[Task] = model.config.tasks
+    if not tasks and model.config.output == "logit":
         with torch.no_grad():
             model.bias.fill_(torch.logit(torch.tensor(part.label.mean())).item())
+    for place, task in enumerate(tasks):
+        if task.output == "logit":
+            label, before = part.others.get(task.label, part.label), part.others.get(task.after, part.label if task.after == tasks[0].label else None)
+            rate = label.mean() if before is None else label[before == 1].mean()  # of what comes after another: given that
+            with torch.no_grad():
+                model.bias[place] = torch.logit(torch.tensor(rate).clamp(1e-6, 1 - 1e-6))

@@ -16,21 +16,29 @@ def predict(model: nn.Module, encoded: Encoded, batch_rows: int = 8192) -> NDArr
     The model is read in evaluation mode and left in the mode it was in.
     """
     outputs = raw_outputs(model, encoded, batch_rows)
-    if model.config.output == "value":
-        return outputs
-    positive = outputs >= 0
-    small = np.exp(-np.abs(outputs))  # never overflows
-    return np.where(positive, 1 / (1 + small), small / (1 + small))
+    return outputs if model.config.output == "value" else _probability(outputs)
 
 
-def raw_outputs(model: nn.Module, encoded: Encoded, batch_rows: int = 8192) -> NDArray[np.float64]:
-    """What `forward` returns, logits or values, for all rows, shape (rows,)."""
+def _probability(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    small = np.exp(-np.abs(logits))  # never overflows
+    return np.where(logits >= 0, 1 / (1 + small), small / (1 + small))
+
+
+def predict_labels(model: nn.Module, encoded: Encoded, batch_rows: int = 8192) -> dict[str, NDArray[np.float64]]:
+    """As `predict`, for every label of a model that was trained on several, by name, in their order."""
+    outputs = raw_outputs(model, encoded, batch_rows, every=True)
+    return {task.label: _probability(outputs[:, place]) if task.output == "logit" else outputs[:, place] for place, task in enumerate(model.config.tasks)}
+
+
+def raw_outputs(model: nn.Module, encoded: Encoded, batch_rows: int = 8192, *, every: bool = False) -> NDArray[np.float64]:
+    """What `forward` returns, logits or values, for all rows, shape (rows,); with `every`, of a model of several labels, (rows, labels)."""
+    asked = {"every": True} if every else {}
     was_training = model.training
     device = next(model.parameters()).device
     model.eval()
     try:
         with torch.no_grad():
-            parts = [model(encoded.slice(start, start + batch_rows).to(device).inputs).float().cpu()
+            parts = [model(encoded.slice(start, start + batch_rows).to(device).inputs, **asked).float().cpu()
                      for start in range(0, encoded.rows, batch_rows)]
     finally:
         model.train(was_training)
