@@ -86,6 +86,18 @@ def test_overfitting_to_grades(noise, verdict):
     assert "R squared" in finding.claim
 
 
+@pytest.mark.parametrize(("known", "reads_user", "verdict"), [(0.2, True, Verdict.WARN), (0.7, True, Verdict.FAIL), (0.2, False, Verdict.FAIL)])
+def test_a_gap_on_people_training_never_saw_is_no_proof_of_learning_by_heart(known, reads_user, verdict):
+    """Where the model reads the user; a model that does not has no such excuse."""
+    train, held_out = world(0)
+    user = held_out.numbers("user").astype(np.int64)
+    strange = user + np.where(np.random.default_rng(0).random(user.max() + 1)[user] < known, 0, 10**6)
+    schema = BINARY if reads_user else BINARY.without_fields(["user"])
+    (finding,) = ask(Overfitting(), scored(held_out.with_columns({"user": strange}), memory=0, noise=0.8), scored(train, memory=1.5, noise=0), schema=schema)
+    assert finding.verdict is verdict
+    assert ("users that training never saw" in finding.claim) == (verdict is Verdict.WARN)
+
+
 def test_overfitting_is_unknown_without_training_rows_or_with_too_few():
     train, held_out = (scored(part, memory=0, noise=0) for part in world(0))
     (finding,) = ask(Overfitting(), held_out, schema=BINARY)
