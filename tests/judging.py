@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from recspect.diagnosis.batch import Batch
-from recspect.diagnosis.diagnostic import Diagnostic, Scope, judge, plan
+from recspect.diagnosis.diagnostic import Diagnostic, Scope, gathered, judge, plan
 from recspect.diagnosis.finding import Finding, Report, Verdict
 from recspect.diagnosis.probe import Probe
 from recspect.diagnosis.runners.local import tally
@@ -26,8 +26,7 @@ def ask(diagnostic: Diagnostic, target: Table, reference: Table | None = None, *
     known = Scope(schema=schema or Schema(), target=frozenset(target) | added,
                   reference=frozenset() if reference is None else frozenset(reference) | added, **scope)
     planned = plan([diagnostic], known)
-    held_out = tally(read(target), planned.needs.target, probes=probes) if planned.needs.target else Tally({})
-    train = tally(read(reference), planned.needs.reference, probes=probes) if planned.needs.reference else Tally({})
+    held_out, train = gathered(planned, known, *(lambda keys, side=side: tally(read(side), keys, probes=probes) if keys else Tally({}) for side in (target, reference)))
     findings = judge(planned, held_out, train, known)
     mapping = Report(findings=tuple(findings)).to_mapping()
     assert Report.from_mapping(mapping).to_mapping() == mapping

@@ -15,6 +15,7 @@ Columns that probes add and that stats may ask for (all begin with '@'):
     @score:missing @score:missing:f     the score on a sample, as it is and with field f missing
     @loss_without:m             what is added to the loss on a sample when the fields of modality m are not known
     @baseline:popular ...       scores of honest baselines
+    @often:f                    how often training saw the row's id of field f: unseen, rare, middle, frequent
     @attribution:f @reliance:f  contribution of field f to the logit (signed, size), on a sample of rows
     @usefulness:f               loss reduction attributed to field f, nats
     @conductance:f:l            flow of field f through every neuron of layer l (logits), a matrix; with the model after an epoch
@@ -36,9 +37,9 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from recspect.diagnosis.finding import Finding, Verdict
 from recspect.diagnosis.multiplicity import Check, p_limit
@@ -183,6 +184,22 @@ class Diagnostic(ABC):
         """
 
 
+@runtime_checkable
+class Refining(Protocol):
+    """A diagnostic that asks again once it has seen totals, such as a search that goes level by level."""
+
+    def further(self, target: Tally, reference: Tally, scope: Scope) -> Needs:
+        """What to add up next, beside what there is; nothing where that is enough.
+
+        Raises:
+            Unavailable: The totals cannot say.
+        """
+
+
+ROUNDS = 3
+"""How often a diagnostic may ask again."""
+
+
 class NullCalibrated(Diagnostic):
     """A diagnostic that makes comparisons whose chance is known when nothing is wrong.
 
@@ -250,6 +267,25 @@ def plan(diagnostics: Sequence[Diagnostic], scope: Scope) -> Plan:
         reference |= dict.fromkeys(needs.reference)
         answering.append(diagnostic)
     return Plan(Needs(target=tuple(target), reference=tuple(reference)), tuple(answering), tuple(unknown))
+
+
+def gathered(planned: Plan, scope: Scope, target: Callable[[Sequence[Key]], Tally], reference: Callable[[Sequence[Key]], Tally]) -> tuple[Tally, Tally]:
+    """Both sides' totals: of what was planned, and of what diagnostics ask for once they have seen it."""
+    found = target(planned.needs.target), reference(planned.needs.reference)
+    asking = [diagnostic for diagnostic in planned.answering if isinstance(diagnostic, Refining)]
+    for _ in range(ROUNDS):
+        keys: tuple[dict[Key, None], dict[Key, None]] = ({}, {})
+        for diagnostic in asking:
+            try:
+                needs = diagnostic.further(*found, scope)
+            except Unavailable:  # judging will say why
+                continue
+            for wanted, there, mine in zip(keys, found, (needs.target, needs.reference), strict=True):
+                wanted.update(dict.fromkeys(key for key in mine if key not in there))
+        if not any(keys):
+            break
+        found = found[0] + target(tuple(keys[0])), found[1] + reference(tuple(keys[1]))
+    return found
 
 
 def judge(planned: Plan, target: Tally, reference: Tally, scope: Scope) -> list[Finding]:

@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import Any
 
 from recspect.diagnosis.batch import Batch, concatenate
-from recspect.diagnosis.diagnostic import Diagnostic, Scope, all_diagnostics, judge, plan
+from recspect.diagnosis.diagnostic import Diagnostic, Scope, all_diagnostics, gathered, judge, plan
 from recspect.diagnosis.diagnostics.features.modality import modality_groups
 from recspect.diagnosis.evidence import Evidence
 from recspect.diagnosis.finding import Report
@@ -24,7 +24,7 @@ from recspect.examining.clusters import USERS, with_users
 from recspect.examining.compared_baselines import COMPARED_ROWS, compared_baselines
 from recspect.examining.overview import NEEDS, overview
 from recspect.examining.sampling import all_rows
-from recspect.examining.tables import fitted_baselines, sample_of, standard_probes
+from recspect.examining.tables import fitted_baselines, frequency_probe, sample_of, standard_probes
 from recspect.schema import Schema
 from recspect.validating import require_one_clock, validate
 
@@ -65,6 +65,14 @@ class View:
         added = [column for probe in probes for column in probe.adds]
         return cls(source, tuple(probes), frozenset((*source.columns, *added)), rows)
 
+    def needed(self, keys: Sequence[Key]) -> tuple[Probe, ...]:
+        """The probes without the last ones that add nothing that the keys read."""
+        read_ = {column for slice_, stat in keys for column in (*stat.columns, *slice_.columns)}
+        probes = list(self.probes)
+        while probes and read_.isdisjoint(probes[-1].adds):
+            probes.pop()
+        return tuple(probes)
+
 
 @dataclass
 class Side:
@@ -86,7 +94,7 @@ class Side:
             if mine:
                 taken.update(mine)
                 say(f"adding up {len(mine)} totals over {view.source.name}")
-                total = total + tally(view.source, mine, probes=view.probes, rows=view.rows)
+                total = total + tally(view.source, mine, probes=view.needed(mine), rows=view.rows)
         return total
 
 
@@ -126,6 +134,7 @@ def examine_table(target: Any, schema: Schema, *, reference: Any = None, slices:
             baselines = fitted_baselines(concatenate(list(reference.batches(list(roles)))), schema)
             if baselines is not None:
                 probes.append(baselines)
+        probes[1:1] = frequency_probe(schema, reference, target.columns)
         other.views.append(View.over(reference, train_probes, rows=TABLE_ROWS))
     side.views.append(View.over(target, probes, rows=TABLE_ROWS))
     return _judged(side, other, schema, slices=slices, diagnostics=diagnostics, title=title or target.name, say=say,
@@ -173,6 +182,8 @@ def examine(subject: Subject, target: Any, schema: Schema, *, reference: Any = N
         say("fitting baselines")
         baselines = fitted_baselines(train, schema)
     probes = [*standard_probes(schema, list(held_out), score_from_table=False), scores]
+    if train is not None:
+        probes[1:1] = frequency_probe(schema, read(train, name="training rows"), list(held_out))
     compared = [ScoreProbe(other_model, column="@score:other")] if other_model is not None else []
     side.views.append(View.over(read(held_out, name="held-out rows"), [*probes, *compared, *([baselines] if baselines else [])]))
     if train is not None:
@@ -304,12 +315,24 @@ def _judged(side: Side, other: Side, schema: Schema, *, slices: Sequence[Slice],
                   layers=layers, tables=tables, fields=fields or schema.field_names)
     planned = plan(asked, scope)
     counted = [(ALL, USERS)] if scope.cluster_name == "users" and planned.answering else []
-    target = side.tally(list(dict.fromkeys([*planned.needs.target, *counted, *NEEDS])), say)
-    reference = other.tally([*planned.needs.reference, *(counted if "@cluster" in other.columns else [])], say)
+    first = ([*counted, *NEEDS], counted if "@cluster" in other.columns else [])
+    target, reference = gathered(planned, scope, *(_asked(one, extra, say) for one, extra in zip((side, other), first, strict=True)))
     say("judging")
     findings = with_users(judge(planned, target, reference, scope), target, reference)
     return Report(findings=tuple(findings), title=title, overview=(*overview(target, reference, scope, findings), *shown),
                   provenance={**provenance, "schema": schema.to_mapping(), "questions": [d.code for d in asked]})
+
+
+def _asked(side: Side, extra: Sequence[Key], say: Say) -> Callable[[Sequence[Key]], Tally]:
+    """What adds up keys over a side; the extra ones with the first."""
+    pending = list(extra)
+
+    def add_up(keys: Sequence[Key]) -> Tally:
+        mine = list(dict.fromkeys([*keys, *pending]))
+        pending.clear()
+        return side.tally(mine, say) if mine else Tally({})
+
+    return add_up
 
 
 def _loaded(source: Source) -> Batch:

@@ -8,9 +8,11 @@ import numpy as np
 
 from recspect.diagnosis.batch import Batch, Column, hash_rows
 from recspect.diagnosis.probe import Probe
+from recspect.diagnosis.probes.frequency import fitted_frequency
+from recspect.diagnosis.source import Source
 from recspect.errors import DataError, Unavailable, listing
 from recspect.recommending.compare import Baselines
-from recspect.schema import Schema
+from recspect.schema import Kind, Schema
 
 
 class StandardProbe(Probe):
@@ -99,6 +101,15 @@ def fitted_baselines(train: Batch, schema: Schema) -> BaselineProbe | None:
         return None
 
 
+def frequency_probe(schema: Schema, train: Source, columns: Sequence[str]) -> list[Probe]:
+    """The probe that says how often training saw ids, or nothing where no field of many ids is on both sides."""
+    wanted = [schema.user, schema.item, *(field.name for field in schema.fields if field.kind is Kind.CATEGORICAL)]
+    there = set(columns) & set(train.columns)
+    fields = [name for name in dict.fromkeys(wanted) if name is not None and name in there]
+    probe = fitted_frequency(train.batches(fields), fields) if fields else None
+    return [probe] if probe is not None and probe.adds else []
+
+
 def sample_of(batch: Batch, rows: int, *, seed: int = 0) -> Batch:
     """A random sample of whole rows in their order, the same for the same seed."""
     if batch.rows <= rows:
@@ -114,4 +125,4 @@ def users_in(batch: Batch, schema: Schema) -> int | None:
     return len(np.unique(batch.categories(schema.user).codes))
 
 
-__all__ = ["BaselineProbe", "StandardProbe", "fitted_baselines", "sample_of", "standard_probes", "users_in"]
+__all__ = ["BaselineProbe", "StandardProbe", "fitted_baselines", "frequency_probe", "sample_of", "standard_probes", "users_in"]

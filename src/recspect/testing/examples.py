@@ -140,6 +140,7 @@ LAW_EXAMPLES: tuple[LawExample, ...] = (
     LawExample(stat=Outcomes(over=("d", "c"), buckets=7, capacity=20), make=_sliced),
     LawExample(stat=SliceSums(crossings=_CROSSINGS, buckets=7), make=_sliced),
     LawExample(stat=SliceSums(crossings=_CROSSINGS, buckets=7, unit="@cluster"), make=_sliced),
+    LawExample(stat=SliceSums(crossings=_CROSSINGS, buckets=7, share=0.5), make=_sliced),
     LawExample(stat=Quantiles(column="x", k=64), make=_numbers),
     LawExample(stat=Distinct(column="x", k=32), make=_numbers),
     LawExample(stat=Distinct(column="tags", k=32), make=_tags),

@@ -69,6 +69,7 @@ class SliceSums(Stat[SliceSumsSummary]):
         score, label: Probabilities in [0, 1] and 0/1; other rows are left out.
         unit: Column of the request or user whose rows are a list: then what is added for a row is its list's 1 - NDCG@10, and the promised one is that of labels
             drawn from the scores. Lists without both classes are left out. All rows of a unit must come in one batch.
+        share: Of the clusters, chosen by hash, in (0, 1]; rows of others are left out.
 
     Example:
         >>> batch = Batch({"c": np.array(["a", "a", "b"]), "@cluster": np.array([1, 2, 3]),
@@ -84,11 +85,14 @@ class SliceSums(Stat[SliceSumsSummary]):
     score: str = "@score"
     label: str = "@label"
     unit: str | None = None
+    share: float = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "crossings", tuple((tuple(fields), tuple(tuple(one) for one in slices)) for fields, slices in self.crossings))
         if self.buckets < 2:
             raise UsageError(f"SliceSums: {self.buckets} buckets, expected at least 2")
+        if not 0 < self.share <= 1:
+            raise UsageError(f"SliceSums: share is {self.share}, expected above 0 and at most 1")
         for fields, slices in self.crossings:
             if len(set(slices)) != len(slices) or any(len(one) != len(fields) for one in slices):
                 raise UsageError(f"SliceSums: slices of {fields or 'all rows'} must differ, and name one category for each field")
@@ -139,6 +143,8 @@ class SliceSums(Stat[SliceSumsSummary]):
             valid &= weight > 0
         if self.unit is not None:
             valid &= batch.categories(self.unit).codes >= 0
+        if self.share < 1:
+            valid &= (hash_rows(batch, [self.cluster]) >> np.uint64(11)) / 2.0**53 < self.share
         if not valid.any():
             return self.zero()
         batch, p, y = batch.select(self.columns).take(np.flatnonzero(valid)), p[valid], y[valid]

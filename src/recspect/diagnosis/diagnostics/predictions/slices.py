@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,6 @@ from recspect.diagnosis.stats.outcomes import LOSS, POSITIVE, PREDICTED, ROWS, V
 Floats = NDArray[np.float64]
 LEAST_BUCKETS = 10
 """Rows of so few buckets of users say nothing about other users."""
-SAME = 0.01
-"""Slices that differ in at most this share of their rows are one slice under two names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,16 +26,12 @@ class Part:
     Args:
         name: Such as `city=Oslo`.
         sums: Of `Outcomes`, shape (buckets, 5).
-        fields: The fields it is about; two for a crossing.
-        parents: Names of the slices that a crossing lies in.
-        also: Other names of the same rows.
+        fields: The fields it is about.
     """
 
     name: str
     sums: Floats
     fields: tuple[str, ...] = ()
-    parents: tuple[str, ...] = ()
-    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,21 +151,3 @@ def _relative_spread(whole: Floats, total: Floats) -> Floats:
     variance = whole[:, VARIANCE] if believed else positive * (1 - positive / rows)
     found: Floats = np.sqrt(np.maximum(variance, 1e-12)) / positive
     return found
-
-
-def one_name_each(parts: Sequence[Part]) -> list[Part]:
-    """Slices of nearly the same rows as one part that knows the other names; the first keeps its place. Crossings of the same rows are dropped."""
-    kept: list[Part] = []
-    sizes: list[float] = []
-    for part in parts:
-        rows = float(part.sums[:, ROWS].sum())
-        for i in np.flatnonzero(np.abs(np.array(sizes) - rows) <= SAME * rows):
-            apart = np.abs(kept[i].sums - part.sums)[:, [ROWS, PREDICTED, POSITIVE]].sum(0)
-            if (apart <= SAME * part.sums[:, [ROWS, PREDICTED, POSITIVE]].sum(0)).all():
-                if not part.parents:
-                    kept[i] = replace(kept[i], also=(*kept[i].also, part.name))
-                break
-        else:
-            kept.append(part)
-            sizes.append(rows)
-    return kept
