@@ -81,8 +81,6 @@ def events_router(writing: GroupCommit, *, token: str | None = None, count: Any 
     if guard is None:
         router.post("/v1/events", **described)(take_events)
     else:
-        bearer = Security(guard)
-
         # As a default, not within Annotated: annotations are texts here, and FastAPI cannot see this function's own names in them.
         async def guarded(request: Request, credentials: HTTPAuthorizationCredentials | None = Security(guard)) -> Response:  # noqa: B008
             require_token(token, credentials)
