@@ -79,7 +79,7 @@ def build_recommender(rows: Batch, schema: Schema | None = None, *, run: Run | N
     created = datetime.now(UTC)
     record = {"created": created.isoformat(timespec="seconds"), "recspect": metadata.version("recspect"), "rows": rows.rows, "rows_fingerprint": mark,
               "run": None if run is None else run.id, "epoch": None if ranker is None else ranker.note["epoch"]}
-    version = f"{run.id if run is not None else schema.name or 'recommender'}/{record['epoch'] or 0}/{created:%Y%m%dT%H%M%S}"
+    version = f"{run.id if run is not None else schema.name or 'recommender'}/{record['epoch'] or 0}/{created:%Y%m%dT%H%M%S.%f}"
     found = Recommender(replace(settings, sources=chosen, author=catalogue.author, category=catalogue.category), catalogue, audience, tuple(sources), ranker,
                         unit_vectors(sources), version, record)
     _require_usable_steps(found)
