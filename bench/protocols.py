@@ -118,11 +118,11 @@ def sequential_figures(dataset: Dataset, seeds: range) -> dict[str, list[float]]
     histories = Histories.from_events(users, items, table[:, 3], n_users=int(users.max()) + 1, n_items=int(items.max()) + 1)
 
     def popular(known: Histories):
-        fitted = Popular().fit(np.repeat(np.arange(known.n_users), known.lengths), known.items, n_users=known.n_users, n_items=known.n_items)
+        fitted = Popular().fit(known.users, known.items, n_users=known.n_users, n_items=known.n_items)
         return lambda _: fitted.scores
 
     def ease(known: Histories):
-        fitted = EASE().fit(np.repeat(np.arange(known.n_users), known.lengths), known.items, n_users=known.n_users, n_items=known.n_items)
+        fitted = EASE().fit(known.users, known.items, n_users=known.n_users, n_items=known.n_items)
         return lambda _: fitted.scores
 
     def neural(name: str, seed: int):

@@ -210,8 +210,7 @@ def test_the_protocol_leaves_out_what_was_seen_only_when_asked():
     histories = Histories.from_events([0, 0, 0, 0, 1, 1, 1], [0, 1, 0, 2, 3, 3, 0], [0, 1, 2, 3, 0, 1, 2], n_users=2, n_items=5)
 
     def most_popular(known):
-        users = np.repeat(np.arange(known.n_users), known.lengths)
-        fitted = Popular().fit(users, known.items, n_users=known.n_users, n_items=known.n_items)
+        fitted = Popular().fit(known.users, known.items, n_users=known.n_users, n_items=known.n_items)
         return lambda _: fitted.scores
 
     assert sequential(most_popular, histories, k=1)["hit"].value == 0.5  # user 1 gets item 0, which user 1 takes next; user 0 has had it

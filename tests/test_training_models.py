@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
 import subprocess
 import sys
-import textwrap
-import time
 import tomllib
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -36,6 +31,7 @@ from recspect.training.rows import Tables
 from recspect.training.run import Run
 from test_training_runs import CONFIG, assert_same_run, made_up
 from test_training_runs import SCHEMA as WITHOUT_HISTORY
+from training_kills import killed_training
 
 SCHEMA = replace(WITHOUT_HISTORY, labels=(Label(name="click"), Label(name="buy", after="click")), fields=(*WITHOUT_HISTORY.fields, Field(name="history", kind="sequence", side="user", shares="item")))
 
@@ -98,28 +94,7 @@ def test_it_is_diagnosed(run):
 
 @pytest.mark.slow
 def test_killed_it_goes_on_bit_for_bit(run, tmp_path):
-    script = textwrap.dedent("""
-        import sys, time
-        sys.path.insert(0, sys.argv[1])
-        import test_training_models as here
-        from pathlib import Path
-        def tell(progress):
-            if (progress.epoch, progress.step) == (2, 5):
-                Path(sys.argv[2] + ".ready").touch()
-                time.sleep(60)
-        here.train(here.table(), here.SCHEMA, here.settings(sys.argv[3]), sys.argv[2], progress=tell)
-    """)
-    folder, ready = tmp_path / "killed", tmp_path / "killed.ready"
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen([sys.executable, "-c", script, str(Path(__file__).parent), str(folder), run.config.model.name], env=environment)
-    try:
-        deadline = time.monotonic() + 120
-        while not ready.exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert ready.exists()
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    folder = killed_training("import test_training_models as here; here.train(here.table(), here.SCHEMA, here.settings(arguments[0]), folder, progress=tell)", tmp_path / "killed", run.config.model.name)
     assert Run.open(folder).record["epochs_done"] == 1
     assert_same_run(run, resume(folder, table()))
 

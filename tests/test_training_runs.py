@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
-import textwrap
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +22,7 @@ from recspect.training.config import TrainingConfig
 from recspect.training.loop import Progress, resume, train
 from recspect.training.predict import predict
 from recspect.training.run import Run, new_folder, runs_in
+from training_kills import killed_training
 
 SCHEMA = Schema(
     user="user", item="item", time="time", labels=[Label(name="click")],
@@ -260,28 +255,7 @@ def test_a_kill_between_two_writes_of_an_epoch_loses_nothing(tmp_path, monkeypat
 
 
 def test_a_killed_process_leaves_a_run_that_goes_on_bit_for_bit(run, tmp_path):
-    script = textwrap.dedent("""
-        import sys, time
-        sys.path.insert(0, sys.argv[1])
-        import test_training_runs as here
-        from pathlib import Path
-        def tell(progress):
-            if (progress.epoch, progress.step) == (2, 5):
-                Path(sys.argv[2] + ".ready").touch()
-                time.sleep(60)
-        here.train(here.made_up(), here.SCHEMA, here.CONFIG, sys.argv[2], progress=tell)
-    """)
-    folder, ready = tmp_path / "killed", tmp_path / "killed.ready"
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen([sys.executable, "-c", script, str(Path(__file__).parent), str(folder)], env=environment)
-    try:
-        deadline = time.monotonic() + 120
-        while not ready.exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert ready.exists()
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    folder = killed_training("import test_training_runs as here; here.train(here.made_up(), here.SCHEMA, here.CONFIG, folder, progress=tell)", tmp_path / "killed")
     killed = Run.open(folder)
     assert (killed.status, killed.record["epochs_done"]) == ("running", 1)
     killed.load_model(1)

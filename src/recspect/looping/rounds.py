@@ -198,8 +198,9 @@ def _learn(folder: Path, settings: LoopSettings, store: EventStore, number: int,
     place = folder / "runs" / f"round-{number:02d}"
     if (place / "run.json").exists():  # the loop was stopped behind this training, or within it
         shutil.rmtree(place)
-    run = train(read(table), schema, config, place, reference={"kind": "file", "path": str(table.resolve())}, on_finding=lambda _: None)
-    rows = concatenate(list(read(table).batches([name for name in schema.columns if name in read(table).columns])))
+    source = read(table)
+    run = train(source, schema, config, place, reference={"kind": "file", "path": str(table.resolve())}, on_finding=lambda _: None)
+    rows = concatenate(list(source.batches([name for name in schema.columns if name in source.columns])))
     steps = (EpsilonGreedy(epsilon=settings.epsilon),) if settings.epsilon else ()
     recommenders = RecommenderSettings(sources=(TwoTowerSource(), ItemKNNSource(), PopularSource()), steps=steps, per_source=settings.audience.items,
                                        candidates=settings.audience.items)

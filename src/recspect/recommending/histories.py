@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from recspect.errors import DataError
-from recspect.recommending.interactions import codes
+from recspect.recommending.interactions import Interactions, codes
 
 Array = NDArray[Any]
 
@@ -40,6 +40,16 @@ class Histories:
     def lengths(self) -> NDArray[np.int64]:
         """Events per user, shape (users,)."""
         return np.diff(self.offsets)
+
+    @property
+    def users(self) -> NDArray[np.int64]:
+        """The user of each event, shape (events,)."""
+        return np.repeat(np.arange(self.n_users), self.lengths)
+
+    @property
+    def interactions(self) -> Interactions:
+        """Who had what, without order and repetition."""
+        return Interactions.from_pairs(self.users, self.items, n_users=self.n_users, n_items=self.n_items)
 
     @classmethod
     def from_events(cls, users: ArrayLike, items: ArrayLike, times: ArrayLike, *, n_users: int, n_items: int) -> Histories:

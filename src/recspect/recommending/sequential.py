@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from recspect.diagnosis.estimate import Estimate
 from recspect.errors import DataError
 from recspect.recommending.histories import Histories
-from recspect.recommending.interactions import Interactions
 from recspect.recommending.protocols import MetricCard, means
 from recspect.recommending.ranking import BLOCK_BYTES, recommend_in_blocks
 
@@ -56,8 +55,7 @@ def sequential(fit: FitSequences, histories: Histories, *, k: int = 10, exclude_
     if not len(users):
         raise DataError("nobody has three events, which leaving one out needs")
     scores = fit(before)(before)
-    seen = Interactions.from_pairs(np.repeat(np.arange(before.n_users), before.lengths), before.items, n_users=before.n_users, n_items=before.n_items)
-    lists, _ = recommend_in_blocks(scores, users, k, seen=seen, exclude_seen=exclude_seen, block_bytes=block_bytes)
+    lists, _ = recommend_in_blocks(scores, users, k, seen=before.interactions, exclude_seen=exclude_seen, block_bytes=block_bytes)
     return means(next_item_metrics(lists, answers[users]), k=k)
 
 

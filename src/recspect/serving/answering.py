@@ -114,7 +114,7 @@ class Answering:
         return answer
 
     def similar(self, item: str, k: int) -> list[Place]:
-        """Items like one: by the vectors of the recommender, else by who wanted both.
+        """Items like one, by the vectors of the recommender.
 
         Raises:
             UnknownItemError: Not in the catalogue.

@@ -63,40 +63,21 @@ class Recent:
                 self.failure = error.message
                 return taken
             self.failure = ""
-            rows = table.select(["user", "item", "kind", "time", "event_id"]).to_pylist()
+            rows = table.select(["user", "item", "kind", "time"]).to_pylist()
             with self._lock:
-                self._take((row["user"], row["item"], row["kind"], row["time"], row["event_id"]) for row in rows)
+                self._take((row["user"], row["item"], row["kind"], row["time"]) for row in rows)
                 self._cursor = cursor
             taken += len(rows)
             if len(rows) < limit:
                 return taken
-
-    def skip_to_end(self, *, keep_since: datetime | None = None) -> None:
-        """Read what the store holds once, so that a server that starts anew knows what users did while it was away.
-
-        Args:
-            keep_since: Older events are passed over; by default none is.
-        """
-        self.refresh()
-        if keep_since is not None:
-            least = micros(keep_since)
-            with self._lock:
-                for user in list(self._done):
-                    kept = deque((done for done in self._done[user] if done.time >= least), maxlen=self._per_user)
-                    if kept:
-                        self._done[user] = kept
-                    else:
-                        del self._done[user]
 
     def forget(self, user: str) -> None:
         """Drop what is known of a user here; the store is erased apart."""
         with self._lock:
             self._done.pop(self.store.stored_user(user), None)
 
-    def _take(self, rows: Iterable[tuple[str, str | None, str, datetime, str]]) -> None:
-        for user, item, kind, time, _ in rows:
-            if not item or not user:
-                continue
+    def _take(self, rows: Iterable[tuple[str, str, str, datetime]]) -> None:
+        for user, item, kind, time in rows:
             own = self._done.get(user)
             if own is None:
                 own = self._done[user] = deque(maxlen=self._per_user)

@@ -37,6 +37,18 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_note(path: Path, form: str, version: int = 1) -> dict[str, Any]:
+    """A JSON object of a format and version that this recspect reads.
+
+    Raises:
+        RunError: The file is missing, damaged, or of another format or version.
+    """
+    note = read_json(path)
+    if note.get("format") != form or note.get("version") != version:
+        raise RunError(f"{path} has format {note.get('format')!r} version {note.get('version')!r}, this recspect reads version {version}", hint="upgrade recspect")
+    return note
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, Any] | None = None) -> None:
     """Tensors as safetensors, with plain data beside them in the same file."""
     metadata = {"note": json.dumps(note, allow_nan=False)} if note is not None else None
@@ -59,4 +71,4 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise RunError(f"checkpoint {path} is damaged: {error}", hint="train anew, or load another epoch") from None
 
 
-__all__ = ["read_json", "read_tensors", "write_bytes", "write_json", "write_tensors"]
+__all__ = ["read_json", "read_note", "read_tensors", "write_bytes", "write_json", "write_tensors"]

@@ -23,10 +23,11 @@ from recspect.models.hstu import HSTU
 from recspect.models.next_item import NextItemConfig
 from recspect.models.sasrec import SASRec
 from recspect.recommending.histories import Histories
-from recspect.recommending.interactions import Interactions
 from recspect.recommending.ranking import BLOCK_BYTES, recommend_in_blocks
+from recspect.recommending.sequential import next_item_metrics
 from recspect.training.config import known
-from recspect.training.files import read_json, read_tensors, write_json, write_tensors
+from recspect.training.epoch import epoch_seed
+from recspect.training.files import read_note, read_tensors, write_json, write_tensors
 from recspect.training.state import load_state, save_state
 
 MODELS: dict[str, type[SASRec | HSTU]] = {"sasrec": SASRec, "hstu": HSTU}
@@ -130,10 +131,7 @@ class FittedNextItem:
             RunError: A file is missing, damaged, or of a newer version.
         """
         folder = Path(folder)
-        note = read_json(folder / "next_item.json")
-        if note.get("format") != "recspect-next-item" or note.get("version") != 1:
-            raise RunError(f"{folder / 'next_item.json'} has format {note.get('format')!r} version {note.get('version')!r}, this recspect reads version 1",
-                           hint="upgrade recspect")
+        note = read_note(folder / "next_item.json", "recspect-next-item")
         tensors, _ = read_tensors(folder / "next_item.safetensors")
         try:
             settings = dict(note["training"])
@@ -190,7 +188,7 @@ def train_next_item(histories: Histories, config: NextItemTraining | None = None
         chances = _popularity(learnt) if config.sampled else None
         while len(epochs) < config.maximum_epochs and _stale(epochs) < config.patience_epochs:
             epoch = len(epochs) + 1
-            loss = _epoch(model, optimiser, learnt, config, chances, seed=_seed(config.seed, epoch))
+            loss = _epoch(model, optimiser, learnt, config, chances, seed=epoch_seed(config.seed, epoch))
             figures = validation_figures(model, learnt, judged, answers[judged])
             epochs.append({"epoch": epoch, "train_loss": loss, **figures})
             if _best(epochs) == epoch:
@@ -237,11 +235,9 @@ def scorer(model: nn.Module, histories: Histories) -> Callable[[NDArray[Any]], N
 
 def validation_figures(model: nn.Module, histories: Histories, users: NDArray[np.int64], answers: NDArray[np.int64]) -> dict[str, float]:
     """Hit rate and NDCG of the next item among the first ten of all items that the user did not have."""
-    seen = Interactions.from_pairs(np.repeat(np.arange(histories.n_users), histories.lengths), histories.items, n_users=histories.n_users,
-                                   n_items=histories.n_items)
-    lists, _ = recommend_in_blocks(scorer(model, histories), users, K, seen=seen, exclude_seen=True, block_bytes=BLOCK_BYTES)
-    hits = lists == answers[:, None]
-    return {"validation_ndcg": float((hits / np.log2(np.arange(2, K + 2))).sum(axis=1).mean()), "validation_hit": float(hits.any(axis=1).mean())}
+    lists, _ = recommend_in_blocks(scorer(model, histories), users, K, seen=histories.interactions, exclude_seen=True, block_bytes=BLOCK_BYTES)
+    found = next_item_metrics(lists, answers)
+    return {"validation_ndcg": float(found["ndcg"].mean()), "validation_hit": float(found["hit"].mean())}
 
 
 def next_item_loss(model: nn.Module, hidden: Tensor, answers: Tensor, config: NextItemTraining, chances: Tensor | None) -> Tensor:
@@ -318,7 +314,3 @@ def _best_weights(model: nn.Module, epochs: list[dict[str, Any]], folder: str | 
         return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     tensors, _ = read_tensors(Path(folder) / "best.safetensors")
     return tensors
-
-
-def _seed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint32)[0])

@@ -26,7 +26,8 @@ from recspect.models.two_tower import TwoTower, TwoTowerConfig
 from recspect.recommending.ids import distinct
 from recspect.schema import Schema
 from recspect.training.config import known
-from recspect.training.files import read_json, read_tensors, write_json, write_tensors
+from recspect.training.epoch import epoch_seed
+from recspect.training.files import read_note, read_tensors, write_json, write_tensors
 from recspect.training.optimisers import RowwiseAdagrad
 
 ROWS = 8192
@@ -110,10 +111,7 @@ class FittedTwoTower:
             RunError: A file is missing, damaged, or of a newer version.
         """
         folder = Path(folder)
-        note = read_json(folder / "two_tower.json")
-        if note.get("format") != "recspect-two-tower" or note.get("version") != 1:
-            raise RunError(f"{folder / 'two_tower.json'} has format {note.get('format')!r} version {note.get('version')!r}, this recspect reads version 1",
-                           hint="upgrade recspect")
+        note = read_note(folder / "two_tower.json", "recspect-two-tower")
         transform = FeatureTransform.load(folder)
         tensors, _ = read_tensors(folder / "two_tower.safetensors")
         try:
@@ -186,7 +184,7 @@ def train_two_tower(batch: Batch, schema: Schema, config: TwoTowerTraining | Non
             optimisers.append(RowwiseAdagrad(tables, lr=config.table_learning_rate))
         losses = []
         for epoch in range(1, config.epochs + 1):
-            losses.append(_epoch(model, optimisers, encoded, torch.from_numpy(items), log_chance, config, seed=_seed(config.seed, epoch)))
+            losses.append(_epoch(model, optimisers, encoded, torch.from_numpy(items), log_chance, config, seed=epoch_seed(config.seed, epoch)))
             if progress is not None:
                 progress(epoch, losses[-1])
     return FittedTwoTower(model.eval(), transform, config, losses)
@@ -230,7 +228,3 @@ def _epoch(model: TwoTower, optimisers: list[torch.optim.Optimizer], encoded: En
             optimiser.step()
         total, seen = total + loss.item() * len(index), seen + len(index)
     return total / seen
-
-
-def _seed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint32)[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from recspect.diagnosis.finding import Finding, Place, Remedy, Verdict
 from recspect.diagnosis.jackknife import BucketedSummary, jackknife
 from recspect.diagnosis.multiplicity import Check
 from recspect.diagnosis.stat import Bucketed
+from recspect.diagnosis.stats.calibration_error import calibration_error_by_chance, expected_calibration_error
 from recspect.diagnosis.stats.outcomes import POSITIVE, ROWS, Outcomes
 from recspect.diagnosis.stats.score_label import ScoreLabel, ScoreLabelSummary
 from recspect.diagnosis.tally import Tally
@@ -34,6 +36,8 @@ OFF_WARN, OFF_FAIL = 0.03, 0.10
 OFF_ALREADY = 0.20
 """FAIL for a ratio that is off in training as well: the last steps of a healthy training leave it up to 0.15 off."""
 CURVE_FAIL, CURVE_GROUPS = 0.10, 10
+BY_CHANCE = NormalDist().cdf(2.33)
+"""How often the calibration error of right scores stays below what is put down to chance: 99%."""
 SLICE_OFF, SLICE_ROWS, SLICE_POSITIVES = 0.10, 100, 10
 
 
@@ -198,17 +202,13 @@ def _calibration_error(rows: list[tuple[float, float, float]], residuals: NDArra
     """
     weight, score, rate = (np.array(column) for column in zip(*rows, strict=True))
     share = weight / weight.sum()
-    error = float((share * np.abs(rate - score)).sum())
-    deviation = np.sqrt(score * (1 - score) / weight)
-    mean = float((share * deviation).sum() * math.sqrt(2 / math.pi))
-    spread = float(np.sqrt((share**2 * deviation**2).sum() * (1 - 2 / math.pi)))
-    variance, chance = rate * (1 - rate) / np.maximum(weight - 1, 1), mean + 2.33 * spread
+    variance, chance = rate * (1 - rate) / np.maximum(weight - 1, 1), calibration_error_by_chance(rows, BY_CHANCE)
     if len(residuals) >= LEAST_BUCKETS:
         signs = np.random.default_rng(0).choice([-1.0, 1.0], (1000, len(residuals)))
         drawn = (np.abs(signs @ residuals) / weight.sum()).sum(1)
         chance = max(chance, float(np.quantile(drawn, 0.99)))
         variance = np.maximum(variance, len(residuals) / (len(residuals) - 1) * (residuals**2).sum(0) / weight**2)
-    return error, chance, float((share * ((rate - score) ** 2 - variance)).sum())
+    return expected_calibration_error(rows), chance, float((share * ((rate - score) ** 2 - variance)).sum())
 
 
 def _curve(rows: list[tuple[float, float, float]]) -> Curve:
