@@ -73,7 +73,7 @@ class LoopSettings:
             raise UsageError(f"rounds {self.rounds}, visits {self.visits}, k {self.k}, epochs {self.epochs}, epsilon {self.epsilon}",
                              hint="expected 1 or more each, and epsilon of 0 or more and below 1")
         if self.k > self.audience.items:
-            raise UsageError(f"lists of {self.k} from {self.audience.items} items")
+            raise UsageError(f"lists of {self.k} from {self.audience.items} items", hint=f"give {self.k} items or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +193,7 @@ def _learn(folder: Path, settings: LoopSettings, store: EventStore, number: int,
     schema = labelled.schema
     table = folder / "rows" / f"round-{number:02d}.parquet"  # kept, so that the run can be diagnosed
     labelled.write(table)
-    config = TrainingConfig(model=settings.model, maximum_epochs=settings.epochs, patience_epochs=2, table_learning_rate=0.05, batch_rows=512, test_share=0.05, validation_share=0.1, split="random",
+    config = TrainingConfig(model=settings.model, maximum_epochs=settings.epochs, patience_epochs=2, table_learning_rate=0.05, batch_rows=512, test_share=0.05, validation_share=0.1,
                             seed=settings.seed + number, observe_every=0, histograms_every=0)
     place = folder / "runs" / f"round-{number:02d}"
     if (place / "run.json").exists():  # the loop was stopped behind this training, or within it
