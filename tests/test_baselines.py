@@ -105,6 +105,23 @@ def test_item_knn_is_brute_force_cosine(shrinkage):
     np.testing.assert_allclose(fitted.scores(np.arange(30)), expected, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_item_knn_of_a_catalogue_where_most_items_share_no_user(weighted):
+    rng = np.random.default_rng(5)
+    users, items = rng.integers(0, 300, 900), (rng.random(900) ** 2 * 400).astype(int)
+    weights = rng.integers(1, 4, 900) / 2 if weighted else None
+    fitted = ItemKNN(neighbours=7, shrinkage=2.5).fit(users, items, n_users=300, n_items=400, weights=weights)
+    assert fitted.interactions.shares_few
+    X = fitted.interactions.dense(np.arange(300))
+    norms = np.linalg.norm(X, axis=0)
+    alike = X.T @ X / (norms[:, None] * norms + 2.5)
+    np.fill_diagonal(alike, 0)
+    order = np.argsort(-alike, axis=1, kind="stable")[:, :7]  # equal ones: the smaller code
+    nearest = np.take_along_axis(alike, order, axis=1)
+    np.testing.assert_allclose(fitted.similarities, nearest, rtol=1e-12)
+    np.testing.assert_array_equal(fitted.neighbours[nearest > 0], order[nearest > 0])
+
+
 def test_popular_counts_users_not_repeats():
     fitted = Popular().fit([0, 0, 1, 2], [1, 1, 1, 0], n_users=3, n_items=4)
     np.testing.assert_array_equal(fitted.popularity, [1, 2, 0, 0])

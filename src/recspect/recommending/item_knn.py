@@ -62,9 +62,16 @@ class ItemKNN:
         among = Interactions.from_pairs(np.repeat(np.arange(n_users), interactions.lengths), place[interactions.items], n_users=n_users,
                                         n_items=len(had), weights=interactions.weights)
         near = min(kept, len(had))
+        if among.shares_few:
+            for row, column, product in among.gram_entries():
+                cosine = product / (norms[had[row]] * norms[had[column]] + self.shrinkage)
+                cosine[row == column] = 0.0  # no item is its own neighbour
+                chosen, rank = _best(row, cosine, near)
+                neighbours[had[row[chosen]], rank], similarities[had[row[chosen]], rank] = had[column[chosen]], cosine[chosen]
+            return FittedItemKNN.of(interactions, neighbours, similarities)
         for first, products in among.gram(block=max(1, BLOCK_BYTES // (8 * len(had)))):
             rows = np.arange(first, first + len(products))
-            products[rows - first, rows] = 0.0  # no item is its own neighbour
+            products[rows - first, rows] = 0.0
             scale = norms[had[rows], None] * norms[had] + self.shrinkage
             cosine = np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
             alike, how_much = top_k(cosine, near)
@@ -78,7 +85,7 @@ class FittedItemKNN:
 
     Args:
         interactions: What was seen in training.
-        neighbours: Shape (items, neighbours), item codes, most alike first.
+        neighbours: Shape (items, neighbours), item codes, most alike first; any item where the similarity is 0.
         similarities: Shape (items, neighbours); 0 where nothing is shared.
         reached: By item j, the items that count j among their neighbours, with the similarity as weight.
     """
@@ -138,6 +145,15 @@ class FittedItemKNN:
         """The best k items per user and their scores, both of shape (users, k); -1 and NaN where none is left."""
         return recommend_in_blocks(self.scores, users, k, seen=self.interactions, exclude_seen=exclude_seen,
                                    block_bytes=block_bytes)
+
+
+def _best(row: Array, values: NDArray[np.float64], k: int) -> tuple[Array, Array]:
+    """Which of these entries are among the k largest above 0 of their row, and their place there; ties go to the earlier one. Rows ascend."""
+    there = np.flatnonzero(values > 0)
+    order = there[np.lexsort((-values[there], row[there]))]
+    sorted_rows = row[order]
+    rank = np.arange(len(order)) - np.searchsorted(sorted_rows, sorted_rows)
+    return order[rank < k], rank[rank < k]
 
 
 def _whole_rows(rows: Array, step: int) -> list[tuple[int, int]]:

