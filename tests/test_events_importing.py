@@ -130,6 +130,20 @@ def test_the_commands_under_pseudonyms(places, tmp_path):
     assert recspect("events", "forget", "8", "--store", where, "--pseudonym-key", key).stdout == "erased 1 events and 0 rejects\n"
 
 
+def test_a_file_of_which_no_row_is_an_event_is_an_error_that_says_why(tmp_path):
+    pl.DataFrame({"user": ["a", "b"], "item": ["x", "y"], "time": ["yesterday", "today"]}).write_csv(tmp_path / "log.csv")
+    done = recspect("events", "import", "log.csv", "--kind", "click", "--store", "s.duckdb", cwd=tmp_path)
+    assert done.returncode == 2
+    said = " ".join(done.stderr.split())
+    assert "none of the 2 rows is an event" in said
+    assert "'yesterday', expected ISO 8601" in said
+    assert "--time-unit" in said
+    assert "2 rejected (not_a_time 2)" in done.stdout
+    opened = open_store(tmp_path / "s.duckdb")
+    assert opened.count_rejects() == 2
+    opened.close()
+
+
 @pytest.mark.parametrize(("arguments", "said"), [
     (["import", "missing.csv", "--store", "s.duckdb"], "no file"), (["import", "x.csv", "--store", "s.duckdb", "--map", "u"], "COLUMN=PART"),
     (["import", "x.csv", "--store", "s.duckdb", "--kind", "view"], "no kind of event"), (["forget", "ann", "--store", "s.duckdb"], "no event store"),

@@ -15,6 +15,7 @@ from recspect.diagnosis.finding import Finding, Verdict
 from recspect.errors import RunError, UsageError
 from recspect.events.store import open_store
 from recspect.looping import rounds as looping
+from recspect.looping.commands import line
 from recspect.looping.retraining import RetrainingRule
 from recspect.looping.rounds import LoopSettings, go_round
 from recspect.models import ModelConfig
@@ -118,6 +119,27 @@ def test_everything_that_judges_need_is_in_the_log(tmp_path):
     assert any(row["propensity"] < 0.1 for row in rows)
     note = json.loads((tmp_path / "loop.json").read_text())
     assert note["rounds"][1]["model"] == rows[0]["model_version"]
+
+
+def test_without_a_click_the_circle_goes_on_with_popular_items_and_says_so(tmp_path):
+    nobody = LoopSettings(rounds=3, **QUICK | {"audience": SimulatedAudience(users=60, items=40, seed=1, base_rate=1e-6)})
+    found = go_round(tmp_path / "nobody", nobody)
+    assert [each.clicked for each in found] == [0, 0, 0]
+    assert {each.model for each in found} == {"random"}  # all items are equally popular
+    assert "0 clicks" in found[0].unlearnt
+    assert "nothing can be learned" in line(found[0])
+    assert [bool(each.unlearnt) for each in found] == [True, True, False]  # behind the last round nothing is trained
+    assert not list((tmp_path / "nobody" / "runs").glob("*"))
+    few = LoopSettings(rounds=4, seed=1, **QUICK | {"audience": SimulatedAudience(users=60, items=40, seed=1, base_rate=0.05), "visits": 5})
+    found = go_round(tmp_path / "few", few)
+    assert found[0].clicked == 1
+    assert (found[0].trained, found[1].model) == ("", "popular")
+    store = open_store(tmp_path / "few" / "events.duckdb")
+    clicked = next(row["item"] for row in store.since(0)[0].to_pylist() if row["kind"] == "click")
+    shown = [row for row in store.since(0)[0].to_pylist() if row["kind"] == "exposure" and row["model_version"] == "popular" and row["request"].startswith("r2-")]
+    store.close()
+    assert {(row["item"], row["propensity"]) for row in shown if row["position"] == 1} == {(clicked, 1.0)}
+    assert {row["propensity"] for row in shown if row["position"] > 1} == {1 / 39}  # any of the others, equally likely
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from recspect.errors import UsageError
+from recspect.errors import DataError, UsageError
 
 events_app = typer.Typer(no_args_is_help=True, help="Events: what was shown and what came of it.")
 
@@ -53,6 +53,9 @@ def import_command(files: Annotated[list[Path], typer.Argument(help="Parquet, CS
     reasons = f" ({', '.join(f'{code} {count:,}' for code, count in done.rejected.most_common())})" if done.rejected else ""
     typer.echo(f"{done.rows:,} rows in {time.monotonic() - began:.1f} s: {done.accepted:,} accepted, {done.duplicates:,} duplicates, "
                f"{done.rejected.total():,} rejected{reasons}")
+    if done.rows and done.rejected.total() == done.rows:
+        raise DataError(f"none of the {done.rows:,} rows is an event; the first one: {done.example}",
+                        hint="--map COLUMN=PART says which column is what, --kind, --time-unit and --time-zone what no column says; the rows are kept among the rejects")
 
 
 @events_app.command()

@@ -115,6 +115,7 @@ class Imported:
         accepted, duplicates: Events that were new, and those that were there already.
         rejected: Code of a reason to number of rows.
         ignored: Columns that were not read.
+        example: Why the first rejected row was rejected; empty where none was.
     """
 
     rows: int = 0
@@ -122,6 +123,7 @@ class Imported:
     duplicates: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     ignored: dict[str, None] = field(default_factory=dict)
+    example: str = ""
 
 
 def import_files(paths: Sequence[Path], store: EventStore, mapped: Mapped | None = None, *, progress: Callable[[Path, int], None] | None = None) -> Imported:
@@ -153,6 +155,7 @@ def import_files(paths: Sequence[Path], store: EventStore, mapped: Mapped | None
             done.accepted += receipt.accepted
             done.duplicates += receipt.duplicates
             done.rejected.update(each.code for each in refused)
+            done.example = done.example or next((each.reason for each in refused), "")
             in_file += len(taken)
             if progress is not None:
                 progress(path, in_file)

@@ -56,5 +56,7 @@ def line(found: Any) -> str:
     """One round in words."""
     mean, low, high = found.gain
     after = f"; then trained: {found.trained}" if found.trained else ""
+    if found.unlearnt:
+        after = f"; nothing can be learned from {found.unlearnt}: goes on with popular items, or the model before"
     return (f"round {found.number}: {found.reward:.2f} (popular {found.popular:.2f}, best {found.best:.2f}); gain {mean:+.2f} ({low:+.2f} to {high:+.2f}); "
             f"{found.clicked:,} clicks on {found.shown:,} shown{after}")

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from recspect.diagnosis.batch import concatenate
 from recspect.diagnosis.source import read
-from recspect.errors import RunError, UsageError
+from recspect.errors import DataError, RunError, UsageError
 from recspect.events.event import Event, EventKind
 from recspect.events.joining import label_exposures
 from recspect.events.store import EventStore, Window, open_store
@@ -34,12 +34,16 @@ from recspect.recommending.pipeline.recommender import Recommender
 from recspect.recommending.pipeline.settings import RecommenderSettings
 from recspect.recommending.pipeline.sources_learnt import TwoTowerSource
 from recspect.recommending.pipeline.sources_plain import ItemKNNSource, PopularSource
+from recspect.schema import Schema
 from recspect.training.config import TrainingConfig
 from recspect.training.loop import train
 from recspect.worlds.audience import SimulatedAudience
 
 Ints = NDArray[np.int64]
 RECORD = "loop.json"
+
+FEW_CLICKS = 50
+"""With fewer, it may be that no model can be trained; with more, a training that fails is a fault and is told as one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +73,9 @@ class LoopSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.rounds, self.visits, self.k, self.epochs) < 1 or not 0 <= self.epsilon < 1:
+        if min(self.rounds, self.visits - 1, self.k, self.epochs) < 1 or not 0 <= self.epsilon < 1:
             raise UsageError(f"rounds {self.rounds}, visits {self.visits}, k {self.k}, epochs {self.epochs}, epsilon {self.epsilon}",
-                             hint="expected 1 or more each, and epsilon of 0 or more and below 1")
+                             hint="expected 1 or more each, 2 visits or more, and epsilon of 0 or more and below 1")
         if self.k > self.audience.items:
             raise UsageError(f"lists of {self.k} from {self.audience.items} items", hint=f"give {self.k} items or more")
 
@@ -82,7 +86,7 @@ class Round:
 
     Args:
         number: From 1.
-        model: Version of what made the lists; `random` in the first.
+        model: Version of what made the lists; `random` in the first, `popular` while nothing could be learned.
         trained: Why a training followed, empty where none did.
         shown, clicked: Events of the round.
         reward: Of the lists as shown.
@@ -90,6 +94,7 @@ class Round:
         best: Of the best lists there are.
         gain: Mean of reward minus popular over the same visits, with its interval (low, high).
         seconds: Wall clock.
+        unlearnt: Why nothing could be learned though a training was due, such as no click; the next lists are popular items then, or those of the model before.
     """
 
     number: int
@@ -102,6 +107,7 @@ class Round:
     best: float
     gain: tuple[float, float, float]
     seconds: float
+    unlearnt: str = ""
 
 
 def go_round(folder: Path, settings: LoopSettings | None = None, *, say: Callable[[Round], None] = lambda _: None) -> list[Round]:
@@ -133,30 +139,33 @@ def _round(folder: Path, settings: LoopSettings, store: EventStore, number: int,
     users = audience.visits(settings.visits, seed=settings.seed * 1000 + number)
     recommender = _newest(folder, number)
     before = _clicks_before(store, now, audience.items)
-    lists, propensities, version = _lists(recommender, users, settings, number)
+    lists, propensities, version = _lists(recommender, users, settings, number, before)
     clicks = audience.clicks(users, lists, seed=settings.seed * 1000 + number)
     _keep(store, users, lists, propensities, clicks, version, now, number)
     rewards = audience.rewards(users, lists)
     popular = audience.rewards(users, _popular(before, users, k, seed=number))
     new_rows = int((lists >= 0).sum())
     reason = settings.rule.due(now + timedelta(days=1), last=last, new_rows=new_rows)
+    unlearnt = ""
     if reason and number < settings.rounds:
-        _learn(folder, settings, store, number, now)
-        last = now + timedelta(days=1)
+        unlearnt = _learn(folder, settings, store, number, now)
+        last = last if unlearnt else now + timedelta(days=1)
     difference = rewards - popular
     error = 1.96 * float(difference.std(ddof=1)) / len(difference) ** 0.5
     mean = float(difference.mean())
-    return Round(number=number, model=version, trained=reason if number < settings.rounds else "", shown=new_rows, clicked=int(clicks.sum()),
+    return Round(number=number, model=version, trained=reason if number < settings.rounds and not unlearnt else "", unlearnt=unlearnt, shown=new_rows, clicked=int(clicks.sum()),
                  reward=float(rewards.mean()), popular=float(popular.mean()), best=float(audience.rewards(users, audience.best(users, k)).mean()),
                  gain=(mean, mean - error, mean + error), seconds=round(time.perf_counter() - started, 1)), last
 
 
-def _lists(recommender: Recommender | None, users: Ints, settings: LoopSettings, number: int) -> tuple[Ints, NDArray[np.float64], str]:
+def _lists(recommender: Recommender | None, users: Ints, settings: LoopSettings, number: int, before: Ints) -> tuple[Ints, NDArray[np.float64], str]:
     """Item codes, the chance of each place's item, and who made them."""
-    k, items = settings.k, settings.audience.items
-    if recommender is None:
-        generator = np.random.default_rng([settings.seed, 3, number])
-        return np.argsort(generator.random((len(users), items)), axis=1)[:, :k], np.full((len(users), k), 1 / items), "random"
+    k = settings.k
+    if recommender is None:  # what is clicked equally often comes in an order drawn anew for each visit: all items, as long as there was no click
+        ties = np.random.default_rng([settings.seed, 3, number]).random((len(users), len(before)))
+        order = np.lexsort((ties, np.broadcast_to(-before, ties.shape)), axis=1)[:, :k]
+        _, group, sizes = np.unique(before, return_inverse=True, return_counts=True)
+        return order, 1 / sizes[group][order], "popular" if before.any() else "random"
     lists, chances = np.full((len(users), k), -1, dtype=np.int64), np.ones((len(users), k))
     for start in range(0, len(users), 256):
         chosen = users[start:start + 256]
@@ -187,8 +196,8 @@ def _keep(store: EventStore, users: Ints, lists: Ints, chances: NDArray[np.float
         store.append(events[start:start + 20_000])
 
 
-def _learn(folder: Path, settings: LoopSettings, store: EventStore, number: int, now: datetime) -> None:
-    """Labelled rows of all rounds, a run, and the recommender of the next round."""
+def _learn(folder: Path, settings: LoopSettings, store: EventStore, number: int, now: datetime) -> str:
+    """Labelled rows of all rounds, a run, and the recommender of the next round; gives why nothing could be learned, or nothing."""
     labelled = label_exposures(store, window_hours=1.0, kinds=["click"], as_of=now + timedelta(days=1))
     schema = labelled.schema
     table = folder / "rows" / f"round-{number:02d}.parquet"  # kept, so that the run can be diagnosed
@@ -198,6 +207,18 @@ def _learn(folder: Path, settings: LoopSettings, store: EventStore, number: int,
     place = folder / "runs" / f"round-{number:02d}"
     if (place / "run.json").exists():  # the loop was stopped behind this training, or within it
         shutil.rmtree(place)
+    clicks = store.count(EventKind.CLICK)
+    try:
+        _train_and_build(folder, settings, number, table, schema, config, place)
+    except (DataError, UsageError) as error:
+        if clicks >= FEW_CLICKS:
+            raise
+        shutil.rmtree(place, ignore_errors=True)
+        return f"{clicks:,} clicks so far ({error.message})"
+    return ""
+
+
+def _train_and_build(folder: Path, settings: LoopSettings, number: int, table: Path, schema: Schema, config: TrainingConfig, place: Path) -> None:
     source = read(table)
     run = train(source, schema, config, place, reference={"kind": "file", "path": str(table.resolve())}, on_finding=lambda _: None)
     rows = concatenate(list(source.batches([name for name in schema.columns if name in source.columns])))
