@@ -16,6 +16,7 @@ from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.probe import Probe
 from recspect.diagnosis.slice import ALL, Slice
 from recspect.diagnosis.source import ROWS, Source
+from recspect.diagnosis.source_frames import InMemory
 from recspect.diagnosis.stat import Pushable, unit_of
 from recspect.diagnosis.summary import add_up
 from recspect.diagnosis.tally import Key, Tally
@@ -36,7 +37,7 @@ def tally(source: Source, keys: Sequence[Key], *, probes: Sequence[Probe] = (), 
         keys: (slice, stat) pairs.
         probes: Applied to every batch in order; each sees the columns of those before.
         rows: Rows of a batch.
-        pushdown: Let the source's engine add up what it can (only without probes).
+        pushdown: Let the source's engine add up what it can (only without probes, and not a table in memory of one batch).
         progress: Told of rows read.
 
     Raises:
@@ -44,7 +45,7 @@ def tally(source: Source, keys: Sequence[Key], *, probes: Sequence[Probe] = (), 
     """
     pending = list(dict.fromkeys(keys))
     entries = {}
-    if pushdown and not probes:
+    if pushdown and not probes and not _is_one_batch(source, rows):
         pushed = _pushed_down(source, pending)
         entries.update(pushed)
         pending = [key for key in pending if key not in pushed]
@@ -105,6 +106,12 @@ def observe(batch: Batch, probes: Sequence[Probe]) -> Batch:
 
 def _columns(keys: Sequence[Key]) -> list[str]:
     return list(dict.fromkeys(column for slice_, stat in keys for column in (*stat.columns, *slice_.columns)))
+
+
+def _is_one_batch(source: Source, rows: int) -> bool:
+    """Whether NumPy adds these rows up in one go: no slower than planning queries, and the same to the last bit every time, whereas
+    the threads of an engine add in whatever order they come."""
+    return isinstance(source, InMemory) and source.engine == "auto" and source.table.num_rows <= rows
 
 
 def _pushed_down(source: Source, keys: Sequence[Key]) -> dict[Key, object]:
