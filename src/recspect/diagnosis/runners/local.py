@@ -109,8 +109,10 @@ def _columns(keys: Sequence[Key]) -> list[str]:
 
 
 def _is_one_batch(source: Source, rows: int) -> bool:
-    """Whether NumPy adds these rows up in one go: no slower than planning queries, and the same to the last bit every time, whereas
-    the threads of an engine add in whatever order they come."""
+    """Whether NumPy adds these rows up in one go.
+
+    That is no slower than planning queries, and the same to the last bit every time; the threads of an engine add in any order.
+    """
     return isinstance(source, InMemory) and source.engine == "auto" and source.table.num_rows <= rows
 
 
