@@ -190,8 +190,9 @@ def films_run(real_data, tmp_path_factory):
 def test_films_of_people_who_came_later_are_told_as_such(films_run):
     """Split by time, 94.6% of the held-out ratings are of people whom training never saw: no model can know them."""
     assert_is_whole(films_run)
-    assert films_run.exit_code == 1
-    assert "userId" in films_run.places("embeddings.untrained_rows", Verdict.FAIL)
+    assert films_run.exit_code == 0  # so were most people of the last training ratings: nothing broke at the split
+    (new,) = [f for f in films_run.of("embeddings.untrained_rows", Verdict.WARN) if f.place.name == "userId"]
+    assert "Of the last block of training rows 84.5%" in new.claim
     assert "userId" in films_run.places("data.drift", Verdict.WARN)
     (quality,) = films_run.of("predictions.ranking_quality")
     assert quality.verdict is Verdict.WARN  # no better than popularity, as there is no history to personalise by

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from recspect.diagnosis.diagnostic import Needs, NullCalibrated, Scope
+from recspect.diagnosis.diagnostics.movement import Movement, blocks_of_training, clocks, movement
 from recspect.diagnosis.diagnostics.policy import (
     between,
     examined_fields,
@@ -26,6 +27,7 @@ from recspect.diagnosis.jackknife import BucketedSummary
 from recspect.diagnosis.multiplicity import Check
 from recspect.diagnosis.stat import Bucketed
 from recspect.diagnosis.stats.categories import CategoryCounts, category_bins, unseen_share
+from recspect.diagnosis.stats.category_sums import CategoryCountsByBucket
 from recspect.diagnosis.stats.quantiles import Quantiles, kolmogorov_smirnov, quantile_bins
 from recspect.diagnosis.stats.shares import Shares
 from recspect.diagnosis.stats.shares_by_user import BucketedShares
@@ -42,7 +44,8 @@ MANY = 1000
 
 _KINDS = (Kind.CATEGORICAL, Kind.NUMERIC, Kind.MULTI_VALUED, Kind.SEQUENCE)
 _THRESHOLD = ("FAIL when PSI is surely above 0.25 and above what chance gives, WARN above 0.10 and above chance (99.9% of samples without "
-              "drift), each unlikely among all checks of the run (q < 0.05); ids, fields of many values and fields that follow the clock WARN at most")
+              "drift), each unlikely among all checks of the run (q < 0.05); ids, fields of many values, fields that follow the clock and fields that moved no less "
+              "from one block of training rows to the next WARN at most")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,21 +57,30 @@ class _Drift:
     shares: Shares
     effect: str
     note: str
+    moved: Movement | None
 
     @property
     def check(self) -> Check:
         return Check(p_value=self.p_value, effect=self.psi.value, minimum=max(WARN, self.chance))
 
+    @property
+    def gross(self) -> bool:
+        """Whether the size alone would be a FAIL. A field with a note differs by construction, and never fails."""
+        return verdict_above(self.psi, fail=max(FAIL, 2 * self.chance)) is Verdict.FAIL and not self.note
+
     def verdict(self, limit: float) -> Verdict:
-        """A field with a note differs by construction, and never fails."""
+        """What moved no less among the training rows never fails."""
         if self.check.counted > limit:
             return Verdict.PASS
-        surely = verdict_above(self.psi, fail=max(FAIL, 2 * self.chance)) is Verdict.FAIL
-        return Verdict.FAIL if surely and not self.note else Verdict.WARN
+        return Verdict.FAIL if self.gross and (self.moved is None or self.moved.beyond) else Verdict.WARN
 
 
 class Drift(NullCalibrated):
-    """PSI per field against its null band, with effect sizes that a person can read."""
+    """PSI per field against its null band, with effect sizes that a person can read.
+
+    Where the rows have times and the held-out rows come later, a field that would fail is asked about again: how far did it move from one block of
+    training rows to the next?
+    """
 
     code = "data.drift"
     question = "Do the held-out rows look like the rows that the model learned from?"
@@ -84,7 +96,13 @@ class Drift(NullCalibrated):
             raise Unavailable("no field of the schema is a column of both the training and the held-out rows")
         scope.require_target("@cluster")
         scope.require_reference("@cluster")
-        return Needs.of(both=[_stat(field, scope) for field in fields])
+        return Needs.of(both=[*(_stat(field, scope) for field in fields), *clocks(scope)])
+
+    def further(self, target: Tally, reference: Tally, scope: Scope) -> Needs:
+        """Fields that would fail, in each block of the training rows."""
+        blocks = blocks_of_training(target, reference, scope)
+        gross = [field for field in examined_fields(scope, *_KINDS, reference=True) if _is_gross(field, target, reference, scope)] if blocks else []
+        return Needs(reference=tuple((block, _stat(field, scope)) for field in gross for block in blocks))
 
     def measure(self, target: Tally, reference: Tally, scope: Scope) -> list[_Drift]:
         return _drifts(target, reference, scope)
@@ -125,6 +143,7 @@ def _drifts(target: Tally, reference: Tally, scope: Scope) -> list[_Drift]:
         Unavailable: Too few rows, or no field has.
     """
     drifts, skipped = [], []
+    blocks = blocks_of_training(target, reference, scope)
     for field in examined_fields(scope, *_KINDS, reference=True):
         now, before = target.get_summary(_stat(field, scope)), reference.get_summary(_stat(field, scope))
         for side, name in ((now.total, "the held-out rows"), (before.total, "the training rows")):
@@ -133,12 +152,23 @@ def _drifts(target: Tally, reference: Tally, scope: Scope) -> list[_Drift]:
             raise Unavailable(f"{'the held-out rows' if now.count < before.count else 'the training rows'} come from too few {scope.cluster_name} to tell a change "
                               "from the ways of these few")
         try:
-            drifts.append(_measure(field, now, before, scope))
+            measured = _measure(field, now, before, scope)
         except Unavailable:
             skipped.append(field.name)
+            continue
+        drifts.append(replace(measured, moved=movement(_stat(field, scope), blocks, target, reference, _comparison(field))))
     if not drifts:
         raise Unavailable(f"no field has values on both sides: {names(skipped)}")
     return drifts
+
+
+def _is_gross(field: Field, target: Tally, reference: Tally, scope: Scope) -> bool:
+    """Whether the size of the change alone would be a FAIL; the interval, which takes long, only where the number itself is as large."""
+    now, before = target.get_summary(_stat(field, scope)), reference.get_summary(_stat(field, scope))
+    try:
+        return _comparison(field)(now, before).shares.psi > FAIL and _measure(field, now, before, scope).gross
+    except Unavailable:
+        return False
 
 
 def _measure(field: Field, now: BucketedSummary, before: BucketedSummary, scope: Scope) -> _Drift:
@@ -156,7 +186,12 @@ def _measure(field: Field, now: BucketedSummary, before: BucketedSummary, scope:
             unseen, expected = unseen_share(now.total, before.total)
             effect += f"; {percent(unseen)} of the rows have a value never seen in training, where {percent(expected)} is expected by chance"
             note = "New values come and old ones leave with time in every catalogue, so this alone is not a fault."
-    return _Drift(field=field, psi=shares.psi(), chance=shares.psi_under_no_drift(), p_value=shares.p_value(), shares=shares.shares, effect=effect, note=note)
+    return _Drift(field=field, psi=shares.psi(), chance=shares.psi_under_no_drift(), p_value=shares.p_value(), shares=shares.shares, effect=effect, note=note,
+                  moved=None)
+
+
+def _comparison(field: Field) -> Callable[[BucketedSummary, BucketedSummary], BucketedShares]:
+    return _numeric_shares if field.kind is Kind.NUMERIC else _category_shares
 
 
 def _numeric_shares(now: BucketedSummary, before: BucketedSummary) -> BucketedShares:
@@ -168,8 +203,8 @@ def _numeric_shares(now: BucketedSummary, before: BucketedSummary) -> BucketedSh
 
 def _category_shares(now: BucketedSummary, before: BucketedSummary) -> BucketedShares:
     bins = category_bins(now.total, before.total)
-    return BucketedShares(names=bins.labels, target=np.array([bins.counts(part) for part in now.parts]), halved=bins.halved,
-                          reference=np.array([bins.counts(part, reference=True) for part in before.parts]))
+    return BucketedShares(names=bins.labels, target=bins.counts_by_bucket(CategoryCountsByBucket.joined(now.parts)), halved=bins.halved,
+                          reference=bins.counts_by_bucket(CategoryCountsByBucket.joined(before.parts), reference=True))
 
 
 def _finding(drift: _Drift, verdict: Verdict) -> Finding:
@@ -186,7 +221,7 @@ def _finding(drift: _Drift, verdict: Verdict) -> Finding:
         code=Drift.code, verdict=verdict, place=Place(kind="field", name=name), estimate=drift.psi, threshold=_THRESHOLD,
         limit=max(FAIL, 2 * drift.chance) if verdict is Verdict.FAIL else max(WARN, drift.chance),
         claim=f"{name} changed between training and held-out rows: {moved}; {drift.effect} (PSI {between(drift.psi, 3)}, by chance at most "
-              f"{number(drift.chance, 3)}). {drift.note}".strip(),
+              f"{number(drift.chance, 3)}). {_usually(drift.moved)}{drift.note}".strip(),
         meaning="The model is asked about rows unlike those it learned from; its quality there was never measured.",
         causes=("the world changed: season, campaign, new users or items", "a feature job changed its units, defaults or source",
                 "the split separates unlike periods or surfaces", "a filter is applied on one side only"),
@@ -194,3 +229,12 @@ def _finding(drift: _Drift, verdict: Verdict) -> Finding:
                   Remedy(code="fix_feature_pipeline", text=f"Compare how {name} is computed in both periods."),
                   Remedy(code="drop_field", text=f"Train without {name} if it cannot be made stable.")),
         evidence=(pair,), sources=Drift.sources)
+
+
+def _usually(moved: Movement | None) -> str:
+    """The movement at the split beside that among training rows, in a sentence; "" where it is not known."""
+    if moved is None:
+        return ""
+    last, usual = between(moved.held_out, 3), between(moved.usual, 3)
+    what = (f"PSI from the last of {moved.blocks} blocks of training rows to the held-out rows is {last}, from one block of training rows to the next up to {usual}")
+    return f"{what}: more than this field moves anyhow. " if moved.beyond else f"{what}: it moves as much anyhow, so nothing need have broken at the split. "
