@@ -213,6 +213,17 @@ def test_pairs_and_whole_rows_agree(baseline):
     assert fitted.recommend([], 3)[0].shape == (0, 3)
 
 
+def test_item_knn_scores_pairs_of_short_profiles_as_lists_are_scored():
+    rng = np.random.default_rng(8)
+    fitted = ItemKNN(neighbours=50).fit(rng.integers(0, 200, 500), rng.integers(0, 60, 500), n_users=200, n_items=60, weights=rng.random(500))
+    assert fitted.profiles_are_short
+    left, right = np.repeat(np.arange(200), 60), np.tile(np.arange(60), 200)
+    expected = fitted.scores(np.arange(200)).reshape(-1)
+    assert (expected > 0).any()
+    np.testing.assert_allclose(fitted.score_pairs(left, right), expected, rtol=1e-12, atol=1e-15)
+    assert len(fitted.score_pairs([], [])) == 0
+
+
 def test_item_knn_pairs_in_blocks():
     users, items, sizes = random_pairs(7)
     fitted = ItemKNN(neighbours=5).fit(users, items, **sizes)

@@ -1,6 +1,6 @@
 """Intervals cover what they promise: simulated users whose rows are alike."""
 
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from functools import reduce
 from operator import add
 
@@ -12,10 +12,14 @@ from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.jackknife import t_quantile
 from recspect.diagnosis.stat import Bucketed, BucketedSummary, Splittable, jackknife
+from recspect.diagnosis.stats.categories import CategoryCounts
 from recspect.diagnosis.stats.moments import Moments
+from recspect.diagnosis.stats.ranking import PerUnit
 from recspect.diagnosis.stats.score_label import ScoreLabel
+from recspect.diagnosis.summary import Joined
 from recspect.errors import Unavailable, UsageError
 from recspect.testing.examples import LAW_EXAMPLES
+from recspect.testing.laws import find_difference, unit_codes
 
 SIMULATIONS = 600
 
@@ -105,7 +109,9 @@ TOGETHER = [example for example in LAW_EXAMPLES if isinstance(example.stat, Spli
 def test_buckets_summarized_and_added_together_are_those_of_one_by_one(example, weighted):
     rng = np.random.default_rng(7)
     batch = example.make(rng, 900)
-    which, weight = rng.integers(0, 6, 900), rng.integers(0, 3, 900).astype(float) if weighted else None
+    units = unit_codes(example.stat, batch)  # rows of one list are in one bucket
+    which, weight = (rng.integers(0, high, units.max() + 1)[units] for high in (6, 3))
+    weight = weight.astype(float) if weighted else None
     which[which == 4] = 3  # an empty bucket
     together = example.stat.summarize_buckets(batch, which, 6, weight)
     for g, found in enumerate(together):
@@ -122,7 +128,11 @@ def test_buckets_summarized_and_added_together_are_those_of_one_by_one(example, 
 def assert_same_summary(found, expected):
     """Weights here are whole numbers, so their sums in any order are equal to the bit; sums of scores are equal to rounding."""
     for spec in fields(expected):
-        one, other = np.asarray(getattr(found, spec.name)), np.asarray(getattr(expected, spec.name))
+        one, other = getattr(found, spec.name), getattr(expected, spec.name)
+        if isinstance(one, tuple) and is_dataclass(one[:1] and one[0]):  # values per measure, whose sums are of figures
+            assert not find_difference(found, expected)
+            continue
+        one, other = np.asarray(one), np.asarray(other)
         if other.dtype.kind == "f" and (other % 1).any():
             np.testing.assert_allclose(one, other, rtol=1e-13, atol=1e-13, err_msg=spec.name)
         else:
@@ -161,3 +171,28 @@ def test_estimates_are_printed_to_what_the_interval_supports():
         Estimate(value=np.nan, unit="AUC", n=0)
     assert Estimate(value=1.0, low=.9, high=1.1, unit="", n=1).surely_above(.8)
     assert not Estimate(value=1.0, low=.9, high=1.1, unit="", n=1).surely_below(1.05)
+
+
+@pytest.mark.parametrize("capacity", [3, 100])
+def test_buckets_of_categories_held_together_are_those_of_one_by_one(capacity):
+    rng = np.random.default_rng(3)
+    stat = CategoryCounts(column="c", capacity=capacity)
+    which, batches = rng.integers(0, 6, (4, 200)), [Batch({"c": rng.integers(0, 12, 200) * (i + 1)}) for i in range(4)]
+    which[which == 4] = 3  # an empty bucket
+    whole = BucketedSummary.sum_of([BucketedSummary(stat.summarize_buckets(batch, rows, 6)) for batch, rows in zip(batches, which, strict=True)])
+    by_hand = [reduce(add, [stat.summarize(batch.take(np.flatnonzero(rows == g))) for batch, rows in zip(batches, which, strict=True)]) for g in range(6)]
+    assert isinstance(whole.parts, Joined)
+    for found, expected in zip(whole.parts, by_hand, strict=True):
+        assert_same_summary(found, expected)
+    assert_same_summary(whole.total, reduce(add, by_hand))
+    assert not find_difference(stat.join_buckets(by_hand), whole.parts)
+    assert [part.count for part in whole.parts[1:-1]] == [part.count for part in by_hand[1:-1]]
+    assert whole.parts[-1].as_dict() == by_hand[-1].as_dict()
+
+
+def test_a_unit_with_rows_in_several_buckets_is_a_list_in_each():
+    example = next(one for one in TOGETHER if isinstance(one.stat, PerUnit))
+    rng = np.random.default_rng(9)
+    batch, which = example.make(rng, 300), rng.integers(0, 3, 300)
+    for g, found in enumerate(example.stat.summarize_buckets(batch, which, 3)):
+        assert not find_difference(found, example.stat.summarize(batch.take(np.flatnonzero(which == g))))

@@ -53,6 +53,7 @@ class Batch(Mapping[str, Column]):
         self.rows: int = rows
         self._buckets: dict[tuple[str, int], NDArray[np.int64]] = {}
         self._categories: dict[str, Categorical] = {}
+        self._hashes: dict[str, NDArray[np.uint64]] = {}
 
     def __getitem__(self, name: str) -> Column:
         try:
@@ -124,6 +125,12 @@ class Batch(Mapping[str, Column]):
             self._buckets[name, count] = bucket(self[name], count)
         return self._buckets[name, count]
 
+    def hashes(self, name: str) -> NDArray[np.uint64]:
+        """`hash_rows` of one column, shape (rows,). Kept, as many stats ask for the same."""
+        if name not in self._hashes:
+            self._hashes[name] = hash_columns([self[name]], self.rows)
+        return self._hashes[name]
+
     def take(self, rows: Any) -> Batch:
         """The rows at these positions (or under this mask)."""
         picked = {name: column[rows] for name, column in self._columns.items()}
@@ -131,6 +138,9 @@ class Batch(Mapping[str, Column]):
             return Batch({}, rows=len(np.arange(self.rows)[rows]))
         taken = Batch(picked)
         taken._buckets = {key: which[rows] for key, which in self._buckets.items()}
+        taken._hashes = {name: hashes[rows] for name, hashes in self._hashes.items()}
+        # distinct values are found again where only a small part of them can be left
+        taken._categories = {name: column[rows] for name, column in self._categories.items() if len(column.values) <= taken.rows}
         return taken
 
     def pieces(self, rows: int) -> Iterator[Batch]:
@@ -145,11 +155,16 @@ class Batch(Mapping[str, Column]):
         chosen = Batch({name: self[name] for name in names}, rows=self.rows)
         chosen._buckets = {key: which for key, which in self._buckets.items() if key[0] in chosen}
         chosen._categories = {name: column for name, column in self._categories.items() if name in chosen}
+        chosen._hashes = {name: hashes for name, hashes in self._hashes.items() if name in chosen}
         return chosen
 
     def with_columns(self, columns: Mapping[str, Column]) -> Batch:
         """A batch with these columns added or replaced."""
-        return Batch({**self._columns, **columns}, rows=self.rows)
+        wider = Batch({**self._columns, **columns}, rows=self.rows)
+        wider._buckets = {key: which for key, which in self._buckets.items() if key[0] not in columns}
+        wider._categories = {name: column for name, column in self._categories.items() if name not in columns}
+        wider._hashes = {name: hashes for name, hashes in self._hashes.items() if name not in columns}
+        return wider
 
     @classmethod
     def from_arrow(cls, table: pa.Table | pa.RecordBatch) -> Batch:

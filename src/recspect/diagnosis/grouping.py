@@ -92,7 +92,8 @@ class Names:
 def names_of(column: Categorical) -> Names:
     """Texts of a column's categories; named once for a column and all parts of it."""
     if "names" not in column.known:
-        named = [*map(category_name, column.values.tolist() if column.values.dtype.kind in "iu" else column.values), ""]
+        whole = column.values.dtype.kind in "iu"
+        named = [*map(str if whole else category_name, column.values.tolist() if whole else column.values), ""]
         texts = sorted(set(named))
         at = {text: i for i, text in enumerate(texts)}
         held = np.empty(len(texts), dtype=object)

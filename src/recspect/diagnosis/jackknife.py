@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recspect.diagnosis.estimate import Estimate
-from recspect.diagnosis.summary import AddedTogether, Summary, add_up, is_zero
+from recspect.diagnosis.summary import AddedTogether, Joined, Summary, add_up, is_zero
 from recspect.errors import Unavailable
 
 
@@ -25,14 +25,17 @@ class BucketedSummary(Summary):
         parts: One summary per bucket.
     """
 
-    parts: tuple[Any, ...]
+    parts: Sequence[Any]
 
     def __add__(self, other: BucketedSummary) -> BucketedSummary:
-        return BucketedSummary(tuple(a + b for a, b in zip(self.parts, other.parts, strict=True)))
+        return BucketedSummary.sum_of((self, other))
 
     @classmethod
     def sum_of(cls, parts: Sequence[BucketedSummary]) -> BucketedSummary:
         """All of them, bucket by bucket."""
+        first = parts[0].parts
+        if isinstance(first, Joined) and all(type(part.parts) is type(first) for part in parts):
+            return cls(first.sum_of([part.parts for part in parts]))  # type: ignore[misc]  # all of the same type
         return cls(tuple(add_up(same) for same in zip(*(part.parts for part in parts), strict=True)))
 
     @property
@@ -43,7 +46,7 @@ class BucketedSummary(Summary):
     @cached_property
     def total(self) -> Any:
         """All buckets together."""
-        return add_up(self.parts)
+        return self.parts.total if isinstance(self.parts, Joined) else add_up(self.parts)
 
     def leave_one_out(self) -> list[Any]:
         """For every bucket, the total of all others; 3G additions, by prefix and suffix sums."""

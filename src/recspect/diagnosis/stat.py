@@ -25,7 +25,7 @@ from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.grouping import GroupedSummary, bounded_groups, category_name, kept_codes, segments
 from recspect.diagnosis.hashing import MERSENNE
 from recspect.diagnosis.jackknife import BucketedSummary, jackknife
-from recspect.diagnosis.summary import S, Summary, register
+from recspect.diagnosis.summary import Joined, S, Summary, register
 from recspect.errors import DataError, UsageError
 
 Weights = NDArray[np.float64] | None
@@ -84,6 +84,14 @@ class Splittable(Protocol):
 
     def summarize_buckets(self, batch: Batch, which: NDArray[np.int64], buckets: int, weight: Weights = None) -> Sequence[Any]:
         """For every bucket the summary of its rows, equal to `summarize` of these. Shape of `which`: (rows,), below `buckets`."""
+
+
+@runtime_checkable
+class Joinable(Protocol):
+    """A stat whose summaries of all buckets are held together (`Joined`)."""
+
+    def join_buckets(self, parts: Sequence[Any]) -> Joined:
+        """The same buckets; `parts` may be held together already."""
 
 
 _WEIGHT = "@weight"
@@ -181,24 +189,27 @@ class Bucketed(Stat[BucketedSummary]):
         return tuple(dict.fromkeys((*self.stat.columns, self.by)))
 
     def zero(self) -> BucketedSummary:
-        return BucketedSummary((self.stat.zero(),) * self.buckets)
+        return self._summary((self.stat.zero(),) * self.buckets)
 
     def summarize(self, batch: Batch, weight: Weights = None) -> BucketedSummary:
         which = batch.buckets(self.by, self.buckets)
         if isinstance(self.stat, Splittable):
-            return BucketedSummary(tuple(self.stat.summarize_buckets(batch, which, self.buckets, weight)))
+            return self._summary(self.stat.summarize_buckets(batch, which, self.buckets, weight))
         parts = [self.stat.zero()] * self.buckets
         for key, rows in segments(which):
             part = batch.select(self.stat.columns).take(rows)
             parts[key] = self.stat.summarize(part, None if weight is None else weight[rows])
-        return BucketedSummary(tuple(parts))
+        return self._summary(parts)
+
+    def _summary(self, parts: Sequence[Any]) -> BucketedSummary:
+        return BucketedSummary(self.stat.join_buckets(parts) if isinstance(self.stat, Joinable) else tuple(parts))
 
     def pushdown(self, frame: nw.LazyFrame[Any], *, group: nw.Expr | None = None, weight: str | None = None,
                  ) -> Mapping[Any, BucketedSummary]:
         if group is not None or not isinstance(self.stat, Pushable) or not _is_integer(frame, self.by):
             raise NotImplementedError
         found = self.stat.pushdown(frame, group=bucket_expression(self.by, self.buckets), weight=weight)
-        return {None: BucketedSummary(tuple(found.get(key, self.stat.zero()) for key in range(self.buckets)))}
+        return {None: self._summary([found.get(key, self.stat.zero()) for key in range(self.buckets)])}
 
 
 def bucket_expression(column: str, buckets: int) -> nw.Expr:

@@ -57,6 +57,20 @@ class AddedTogether(Summable, Protocol):
         """For every part, all of the others; at least two are given."""
 
 
+class Joined(Summary, Sequence[Any]):
+    """One summary per bucket, held together because they are so added, and put into one, faster than bucket by bucket."""
+
+    @classmethod
+    @abstractmethod
+    def sum_of(cls, parts: Sequence[Self]) -> Self:
+        """All of them, bucket by bucket; at least one is given."""
+
+    @property
+    @abstractmethod
+    def total(self) -> Any:
+        """All buckets together."""
+
+
 def is_zero(summary: Any) -> bool:
     """Whether nothing was added up: its `count` is 0."""
     count = getattr(summary, "count", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -108,6 +109,8 @@ class FittedItemKNN:
         """One score per pair, shape (pairs,); 0 where none of the user's items is a neighbour."""
         user_codes = codes(users, self.interactions.n_users, "users")
         item_codes = codes(items, self.interactions.n_items, "items")
+        if self.profiles_are_short:
+            return self._score_by_profile(user_codes, item_codes)
         scores = np.zeros(len(user_codes))
         distinct, row = np.unique(user_codes, return_inverse=True)
         order = np.argsort(row.reshape(-1), kind="stable")
@@ -122,6 +125,37 @@ class FittedItemKNN:
                 mine = profiles[(row.reshape(-1)[pairs] - first)[:, None], self.neighbours[item_codes[pairs]]]
                 scores[pairs] = (mine * self.similarities[item_codes[pairs]]).sum(axis=1)
         return scores
+
+    @cached_property
+    def profiles_are_short(self) -> bool:
+        """Whether users had so few items that each is better looked up among an item's neighbours than the neighbours among the user's items.
+
+        One answer for all pairs, so that equal scores are equal to the last bit.
+        """
+        lengths = self.interactions.lengths.astype(np.float64)
+        return 8 * float((lengths**2).sum()) < self.neighbours.shape[1] * float(lengths.sum())
+
+    def _score_by_profile(self, users: Array, items: Array) -> NDArray[np.float64]:
+        """Sums over the user's items of their similarity, where the item counts them among its neighbours."""
+        n_items = self.interactions.n_items
+        scores = np.zeros(len(users))
+        if not len(self._reached_keys):
+            return scores
+        step = max(1, int(BLOCK_BYTES // (8 * max(1.0, float(self.interactions.lengths.max())))))
+        for first in range(0, len(users), step):
+            pair, had, weights = self.interactions.entries(users[first:first + step])
+            keys = had * n_items + items[first:first + step][pair]
+            place = np.minimum(np.searchsorted(self._reached_keys, keys), len(self._reached_keys) - 1)
+            found = np.flatnonzero(self._reached_keys[place] == keys)
+            mine = np.bincount(pair[found], weights[found] * self.reached.weights[place[found]], minlength=len(users[first:first + step]))
+            scores[first:first + step] = mine
+        return scores
+
+    @cached_property
+    def _reached_keys(self) -> NDArray[np.int64]:
+        """Each pair of an item and one that counts it among its neighbours, as one number; ascending."""
+        n_items = self.interactions.n_items
+        return np.repeat(np.arange(n_items), self.reached.lengths) * n_items + self.reached.items
 
     def scores(self, users: ArrayLike) -> NDArray[np.float64]:
         """Scores of every item, shape (users, items)."""

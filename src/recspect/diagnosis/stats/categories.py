@@ -2,91 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import narwhals as nw
 import numpy as np
 from numpy.typing import NDArray
 
-from recspect.diagnosis.batch import Batch, Categorical, Ragged, factorize
+from recspect.diagnosis.batch import Batch, Categorical, Ragged
 from recspect.diagnosis.grouping import names_of
-from recspect.diagnosis.stat import Stat, Summary, Weights
-from recspect.diagnosis.stats.counting import among_kept, grouped_counts, kept_names, union_of_names, weight_sums
+from recspect.diagnosis.stat import Stat, Weights
+from recspect.diagnosis.stats.category_sums import CategoryCountsByBucket, CategoryCountsSummary
+from recspect.diagnosis.stats.counting import grouped_counts, weight_sums
 from recspect.diagnosis.stats.shares import Shares
-
-
-@dataclass(frozen=True)
-class CategoryCountsSummary(Summary):
-    """Weight per category, of the `capacity` categories with the smallest hashes; see `GroupedSummary`.
-
-    Args:
-        names: Categories as text, ascending; missing is "".
-        counts: Their weight, shape (names,), above 0.
-        other: Weight of all categories beyond the capacity.
-        capacity: How many categories are kept.
-    """
-
-    names: tuple[str, ...]
-    counts: NDArray[np.float64]
-    other: float
-    capacity: int
-
-    def __add__(self, other: CategoryCountsSummary) -> CategoryCountsSummary:
-        return CategoryCountsSummary.sum_of((self, other))
-
-    @classmethod
-    def sum_of(cls, parts: Sequence[CategoryCountsSummary]) -> CategoryCountsSummary:
-        """All of them."""
-        names, places = union_of_names([part.names for part in parts])
-        counts = weight_sums(np.concatenate(places), np.concatenate([part.counts for part in parts]), len(names))
-        return _bounded(names, counts, sum(part.other for part in parts), parts[0].capacity)
-
-    @property
-    def count(self) -> float:
-        """Weight of all rows (of all entries, for a column of lists)."""
-        return float(self.counts.sum()) + self.other
-
-    @property
-    def truncated(self) -> bool:
-        """Whether there were more categories than fit."""
-        return self.other > 0
-
-    @property
-    def distinct(self) -> int:
-        """Number of categories kept, without the missing one; all there are unless `truncated`."""
-        return len(self.names) - ("" in self.names)
-
-    @property
-    def missing(self) -> float:
-        """Weight of rows without a value, where that category is kept."""
-        return self.as_dict().get("", 0.0)
-
-    def as_dict(self) -> dict[str, float]:
-        """Category to weight."""
-        return dict(zip(self.names, self.counts.tolist(), strict=True))
-
-    def most_frequent(self, limit: int = 10) -> list[tuple[str, float]]:
-        """The heaviest categories kept and their weight, heaviest first, ties by name."""
-        order = sorted(zip(self.names, self.counts.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0]))
-        return order[:limit]
-
-    def entropy(self) -> float:
-        """Entropy of the kept categories' shares, in nats; NaN for no rows."""
-        if not len(self.counts):
-            return np.nan
-        p = self.counts / self.counts.sum()
-        return float(-(p * np.log(p)).sum())
-
-
-def _bounded(names: tuple[str, ...], counts: NDArray[np.float64], rest: float, capacity: int) -> CategoryCountsSummary:
-    keep = kept_names(names, capacity)
-    if keep is None:
-        return CategoryCountsSummary(names, counts, rest, capacity)
-    return CategoryCountsSummary(tuple(np.array(names, dtype=object)[keep]), counts[keep],
-                                 rest + float(counts[~keep].sum()), capacity)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,33 +38,27 @@ class CategoryCounts(Stat[CategoryCountsSummary]):
         return CategoryCountsSummary((), np.zeros(0), 0.0, self.capacity)
 
     def summarize(self, batch: Batch, weight: Weights = None) -> CategoryCountsSummary:
-        return self.summarize_buckets(batch, np.zeros(batch.rows, dtype=np.int64), 1, weight)[0]
+        return self.summarize_buckets(batch, np.zeros(batch.rows, dtype=np.int64), 1, weight).total
 
-    def summarize_buckets(self, batch: Batch, which: NDArray[np.int64], buckets: int, weight: Weights = None) -> list[CategoryCountsSummary]:
-        """For every bucket the summary of its rows: categories are named and hashed once for all of them."""
+    def summarize_buckets(self, batch: Batch, which: NDArray[np.int64], buckets: int, weight: Weights = None) -> CategoryCountsByBucket:
+        """For every bucket the summary of its rows: categories are named once for all of them."""
         column = batch[self.column]
         w = np.ones(batch.rows) if weight is None else weight
         if not isinstance(column, Ragged):
             return self._counted(batch.categories(self.column), w, which, buckets)
         entries = Batch({"v": column.values}).categories("v")[column.offsets[0]:column.offsets[-1]]
-        counted = self._counted(entries, np.repeat(w, column.lengths), np.repeat(which, column.lengths), buckets)
-        empty = weight_sums(which, np.where(column.lengths == 0, w, 0.0), buckets)
-        nothing = [CategoryCountsSummary(("",), np.array([weight]), 0.0, self.capacity) if weight else self.zero() for weight in empty]
-        return [part + missing for part, missing in zip(counted, nothing, strict=True)]
+        empty = column.lengths == 0
+        return CategoryCountsByBucket.sum_of((
+            self._counted(entries, np.repeat(w, column.lengths), np.repeat(which, column.lengths), buckets),
+            CategoryCountsByBucket.of(("",), which[empty], np.zeros(int(empty.sum()), dtype=np.int64), w[empty], np.zeros(buckets), self.capacity)))
 
-    def _counted(self, column: Categorical, weight: NDArray[np.float64], which: NDArray[np.int64], buckets: int) -> list[CategoryCountsSummary]:
-        """Per bucket, the categories and their weight; those of weight 0 are absent."""
+    def join_buckets(self, parts: Sequence[CategoryCountsSummary]) -> CategoryCountsByBucket:
+        """The same buckets, held together."""
+        return CategoryCountsByBucket.joined(parts)
+
+    def _counted(self, column: Categorical, weight: NDArray[np.float64], which: NDArray[np.int64], buckets: int) -> CategoryCountsByBucket:
         names = names_of(column)
-        size = len(names.texts)
-        cells = factorize(which * size + names.place[column.codes])  # pairs of a bucket and a name
-        sums = weight_sums(cells.codes, weight, len(cells.values))
-        pairs, sums = cells.values[sums > 0], sums[sums > 0]
-        found = []
-        for bucket, (first, last) in enumerate(itertools.pairwise(np.searchsorted(pairs, np.arange(buckets + 1) * size))):
-            here, counts = pairs[first:last] - bucket * size, sums[first:last]
-            keep = among_kept(names, here, self.capacity)
-            found.append(CategoryCountsSummary(tuple(names.texts[here[keep]].tolist()), counts[keep], float(counts[~keep].sum()), self.capacity))
-        return found
+        return CategoryCountsByBucket.of(names.texts.tolist(), which, names.place[column.codes], weight, np.zeros(buckets), self.capacity)
 
     def pushdown(self, frame: nw.LazyFrame[Any], *, group: nw.Expr | None = None, weight: str | None = None,
                  ) -> Mapping[Any, CategoryCountsSummary]:
@@ -167,16 +90,27 @@ class CategoryBins:
 
     def counts(self, summary: CategoryCountsSummary, *, reference: bool = False) -> NDArray[np.float64]:
         """Weight per bin, shape (bins,). Of the reference (also of a part of it), only what is compared."""
-        last = len(self.labels) - 1
-        places = np.array([self.place.get(name, last if self.has_rest else -1) for name in summary.names], dtype=np.int64)
-        weight, rest = summary.counts, summary.other
-        if reference and self.halved:
-            weight = weight * np.array([self.compared.get(name, 0.5) for name in summary.names])
-            rest = rest / 2
-        counts = weight_sums(places[places >= 0], weight[places >= 0], len(self.labels))
+        places, compared = self._places(summary.names, reference=reference)
+        counts = weight_sums(places[places >= 0], (summary.counts * compared)[places >= 0], len(self.labels))
         if self.has_rest:
-            counts[last] += rest
+            counts[-1] += summary.other / 2 if reference and self.halved else summary.other
         return counts
+
+    def counts_by_bucket(self, parts: CategoryCountsByBucket, *, reference: bool = False) -> NDArray[np.float64]:
+        """`counts` of every bucket, shape (buckets, bins)."""
+        places, compared = self._places(parts.names, reference=reference)
+        counts = replace(parts, counts=parts.counts * compared[parts.place]).sums(places, len(self.labels))
+        if self.has_rest:
+            counts[:, -1] += parts.other / 2 if reference and self.halved else parts.other
+        return counts
+
+    def _places(self, names: Sequence[str], *, reference: bool) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The bin of each category, -1 for none, and the share of its rows that is compared; each of shape (names,)."""
+        nowhere = len(self.labels) - 1 if self.has_rest else -1
+        places = np.array([self.place.get(name, nowhere) for name in names], dtype=np.int64)
+        if not (reference and self.halved):
+            return places, np.ones(len(names))
+        return places, np.array([self.compared.get(name, 0.5) for name in names], dtype=np.float64)
 
 
 def category_bins(target: CategoryCountsSummary, reference: CategoryCountsSummary, *, bins: int = 20) -> CategoryBins:
@@ -256,3 +190,7 @@ def unseen_share(target: CategoryCountsSummary, reference: CategoryCountsSummary
     return (unseen / rows if rows else np.nan, once / before if before else np.nan)
 
 
+__all__ = [
+    "CategoryBins", "CategoryCounts", "CategoryCountsByBucket", "CategoryCountsSummary", "category_bins", "compare_categories", "js", "psi",
+    "total_variation", "unseen_share",
+]

@@ -108,13 +108,18 @@ class KeyedRows(Stat[KeyedRowsSummary]):
         used = np.flatnonzero(w > 0)
         if not len(used):
             return self.zero()
+        count = float(w[used].sum())
+        precision = np.array([_bits(batch[name]) for name in self.numbers], dtype=np.int64)
+        keys = hash_rows(batch, self.key)[used]
+        if len(used) > 8 * self.k:  # few of many: look only at the events below a bound that surely leaves k of them, if there is one
+            below = keys <= np.partition(keys, 4 * self.k)[4 * self.k]
+            if len(np.unique(keys[below])) >= self.k:
+                used, keys = used[below], keys[below]
         rows = batch.select(self.columns).take(used)
-        keys = hash_rows(rows, self.key)
         content = hash_rows(rows, (*self.categories, *self.numbers))
-        values = np.stack([hash_rows(rows, [name]) for name in self.categories], axis=1) if self.categories else np.zeros((len(used), 0), dtype=np.uint64)
+        values = np.stack([rows.hashes(name) for name in self.categories], axis=1) if self.categories else np.zeros((len(used), 0), dtype=np.uint64)
         numbers = np.stack([rows.numbers(name) for name in self.numbers], axis=1) if self.numbers else np.zeros((len(used), 0))
-        precision = np.array([_bits(rows[name]) for name in self.numbers], dtype=np.int64)
-        return _smallest(keys, w[used], content, content, values, numbers, precision, float(w[used].sum()), self.k)
+        return _smallest(keys, w[used], content, content, values, numbers, precision, count, self.k)
 
 
 def _bits(column: object) -> int:

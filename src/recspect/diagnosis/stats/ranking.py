@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from recspect.diagnosis.batch import Batch
+from recspect.diagnosis.batch import Batch, factorize
+from recspect.diagnosis.grouping import segments
 from recspect.diagnosis.stat import Stat, Summary, Weights
 from recspect.diagnosis.stats.counting import weight_sums
 from recspect.diagnosis.stats.lists import Floats, Lists, order
@@ -155,26 +157,38 @@ class PerUnit(Stat[PerUnitSummary]):
         return tuple(measure.name for measure in self.measures)
 
     def summarize(self, batch: Batch, weight: Weights = None) -> PerUnitSummary:
+        return self.summarize_buckets(batch, np.zeros(batch.rows, dtype=np.int64), 1, weight)[0]
+
+    def summarize_buckets(self, batch: Batch, which: NDArray[np.int64], buckets: int, weight: Weights = None) -> list[PerUnitSummary]:
+        """For every bucket the summary of its rows: one sort for all of them. A unit with rows in several buckets is a list in each."""
         units, scores, labels = batch.categories(self.unit).codes, batch.numbers(self.score), batch.numbers(self.label)
         valid = ~np.isnan(scores) & (labels >= 0) & (labels < np.inf) & (units >= 0)
-        invalid = float(np.sum(~valid if weight is None else weight[~valid]))
+        invalid = weight_sums(which[~valid], np.ones(int((~valid).sum())) if weight is None else weight[~valid], buckets)
         if weight is not None:
             valid &= weight > 0
         if not valid.all():
-            units, scores, labels = units[valid], scores[valid], labels[valid]
+            units, scores, labels, which = units[valid], scores[valid], labels[valid], which[valid]
             weight = None if weight is None else weight[valid]
         if not len(units):
-            return PerUnitSummary(self._names, self.zero().measured, 0.0, 0.0, invalid)
+            return [PerUnitSummary(self._names, self.zero().measured, 0.0, 0.0, float(left_out)) for left_out in invalid]
+        bucket_of = np.full(int(units.max()) + 1, -1)
+        bucket_of[units] = which
+        if not (bucket_of[units] == which).all():
+            crossed = factorize(which * len(bucket_of) + units)
+            units, bucket_of = crossed.codes, crossed.values // len(bucket_of)
         lists = order(units, scores, labels)
+        bucket_of = bucket_of[np.bincount(units, minlength=len(bucket_of)) > 0]
         rows = lists.lengths.astype(np.float64)
         weights = np.ones(len(rows))
         if weight is not None:
-            size = int(units.max()) + 1
-            rows = weight_sums(units, weight, size)[np.bincount(units) > 0]
+            rows = weight_sums(units, weight, int(units.max()) + 1)[np.bincount(units) > 0]
             weights = rows / lists.lengths
         values = measure_lists(self.measures, lists)
-        measured = tuple(self._add_up(found, weights, rows) for found in values)
-        return PerUnitSummary(self._names, measured, float(weights.sum()), float(rows.sum()), invalid)
+        found = [PerUnitSummary(self._names, self.zero().measured, 0.0, 0.0, float(left_out)) for left_out in invalid]
+        for bucket, mine in segments(bucket_of):
+            measured = tuple(self._add_up(one[mine], weights[mine], rows[mine]) for one in values)
+            found[bucket] = PerUnitSummary(self._names, measured, float(weights[mine].sum()), float(rows[mine].sum()), float(invalid[bucket]))
+        return found
 
     def _add_up(self, values: Floats, weights: Floats, rows: Floats) -> UnitValues:
         known = ~np.isnan(values)

@@ -95,6 +95,6 @@ class RowSample(Stat[RowSampleSummary]):
             if len(np.unique(hashes[below])) >= self.k:
                 used, hashes = used[below], hashes[below]
         rows = batch.select(self.columns).take(used)
-        categories = np.stack([hash_rows(rows, [name]) for name in self.categories], axis=1) if self.categories else np.zeros((len(used), 0), dtype=np.uint64)
+        categories = np.stack([rows.hashes(name) for name in self.categories], axis=1) if self.categories else np.zeros((len(used), 0), dtype=np.uint64)
         numbers = np.stack([rows.numbers(name) for name in self.numbers], axis=1) if self.numbers else np.zeros((len(used), 0))
         return _smallest(hashes, w[used], categories, numbers, rows.buckets(self.cluster, self.buckets), count, self.k)

@@ -144,7 +144,7 @@ class SliceSums(Stat[SliceSumsSummary]):
         if self.unit is not None:
             valid &= batch.categories(self.unit).codes >= 0
         if self.share < 1:
-            valid &= (hash_rows(batch, [self.cluster]) >> np.uint64(11)) / 2.0**53 < self.share
+            valid &= batch.hashes(self.cluster) < np.uint64(min(int(self.share * 2.0**64), 2**64 - 1))
         if not valid.any():
             return self.zero()
         batch, p, y = batch.select(self.columns).take(np.flatnonzero(valid)), p[valid], y[valid]

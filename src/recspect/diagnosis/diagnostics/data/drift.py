@@ -27,6 +27,7 @@ from recspect.diagnosis.jackknife import BucketedSummary
 from recspect.diagnosis.multiplicity import Check
 from recspect.diagnosis.stat import Bucketed
 from recspect.diagnosis.stats.categories import CategoryCounts, category_bins, unseen_share
+from recspect.diagnosis.stats.category_sums import CategoryCountsByBucket
 from recspect.diagnosis.stats.quantiles import Quantiles, kolmogorov_smirnov, quantile_bins
 from recspect.diagnosis.stats.shares import Shares
 from recspect.diagnosis.stats.shares_by_user import BucketedShares
@@ -202,8 +203,8 @@ def _numeric_shares(now: BucketedSummary, before: BucketedSummary) -> BucketedSh
 
 def _category_shares(now: BucketedSummary, before: BucketedSummary) -> BucketedShares:
     bins = category_bins(now.total, before.total)
-    return BucketedShares(names=bins.labels, target=np.array([bins.counts(part) for part in now.parts]), halved=bins.halved,
-                          reference=np.array([bins.counts(part, reference=True) for part in before.parts]))
+    return BucketedShares(names=bins.labels, target=bins.counts_by_bucket(CategoryCountsByBucket.joined(now.parts)), halved=bins.halved,
+                          reference=bins.counts_by_bucket(CategoryCountsByBucket.joined(before.parts), reference=True))
 
 
 def _finding(drift: _Drift, verdict: Verdict) -> Finding:
