@@ -65,6 +65,7 @@ COMMANDS = {
     "demo": {"--dataset", "--epochs", "--no-open", "--open", "--runs"},
     "diagnose": {"RUN", "--eval", "--format", "--out", "--reference", "--schema", "--slice", "--subject", "--train"},
     "doctor": {"RUN", "--eval", "--schema", "--subject"},
+    "events consume": {"--create", "--from", "--group", "--pseudonym-key", "--queue", "--store", "--stream", "--subject", "--topic", "--until-idle"},
     "events forget": {"USER", "--pseudonym-key", "--store"},
     "events import": {"FILES", "--kind", "--map", "--pseudonym-key", "--store", "--time-unit", "--time-zone"},
     "events labels": {"--kinds", "--out", "--pseudonym-key", "--store", "--window-hours"},

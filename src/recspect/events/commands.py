@@ -96,6 +96,32 @@ def labels(store: StoreOption, out: Annotated[Path, typer.Option("--out", help="
 
 
 @events_app.command()
+def consume(store: StoreOption, address: Annotated[str, typer.Option("--from", help="nats://, amqp://, redis:// or kafka://, with host and, where needed, USER:PASSWORD@")],
+            subject: Annotated[str, typer.Option(help="NATS: the subject, such as events.>")] = "", queue: Annotated[str, typer.Option(help="RabbitMQ: the queue")] = "",
+            stream: Annotated[str, typer.Option(help="Redis: the stream; NATS: the stream that holds the subject, where it is not found by it")] = "",
+            topic: Annotated[str, typer.Option(help="Kafka: the topic")] = "",
+            group: Annotated[str, typer.Option(help="consumers of one group share the messages; the broker keeps its place")] = "recspect",
+            create: Annotated[bool, typer.Option("--create", help="make the stream or queue where it is not there")] = False,
+            until_idle: Annotated[float | None, typer.Option(help="end when no message came for so many seconds; else at Ctrl-C")] = None,
+            pseudonym_key: KeyOption = None) -> None:
+    """Keep the events that come through a message broker; they are acknowledged when they are durable."""
+    from recspect.events.brokers import place_of
+    from recspect.events.consuming import consume as read
+    from recspect.events.pseudonyms import find_pseudonyms
+    from recspect.events.store import open_store
+
+    place = place_of(address, names={"subject": subject, "queue": queue, "stream": stream, "topic": topic}, group=group, create=create)
+    if until_idle is not None and until_idle <= 0:
+        raise UsageError(f"--until-idle {until_idle:g}", hint="more than 0 seconds")
+    kept = open_store(store, pseudonyms=find_pseudonyms(pseudonym_key))
+    try:
+        done = read(place, kept, until_idle=until_idle, say=lambda text: typer.echo(text, err=True))
+    finally:
+        kept.close()
+    typer.echo(str(done))
+
+
+@events_app.command()
 def serve(store: StoreOption, host: Annotated[str, typer.Option(help="beyond this machine only with a token")] = "127.0.0.1",
           port: Annotated[int, typer.Option(help="0 takes a free one")] = 8080,
           token_file: Annotated[Path | None, typer.Option(help="file of the bearer token; else RECSPECT_TOKEN")] = None, pseudonym_key: KeyOption = None) -> None:
