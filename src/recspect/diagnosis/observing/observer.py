@@ -38,6 +38,7 @@ from recspect.diagnosis.observing.held_out import HeldOut
 from recspect.diagnosis.observing.histograms import histogram
 from recspect.diagnosis.observing.insides import Insides, TorchInsides
 from recspect.diagnosis.observing.layers import LEAST_ROWS, UnitWindow
+from recspect.diagnosis.observing.live_rows import LiveRows
 from recspect.diagnosis.observing.look import Blind, Look, LossOnly, Open
 from recspect.diagnosis.observing.record import write_record
 from recspect.diagnosis.observing.rows import HISTOGRAMS, HISTOGRAMS_FILE, STEPS, STEPS_FILE, Rows
@@ -114,6 +115,7 @@ class Observer:
         self.noise = NoiseScale()
         self._alarms = Alarms()
         self._next_histograms = steps_done + 1
+        self._live = LiveRows(self.folder, after=steps_done)
         self._steps = Rows(self._at(STEPS_FILE), STEPS, StepRow, steps_done)
         self._histograms = Rows(self._at(HISTOGRAMS_FILE), HISTOGRAMS, HistogramRow, steps_done)
         self._tell()
@@ -250,6 +252,7 @@ class Observer:
         self._tell()
         with self.guard():
             self._steps.write()
+            self._live.clear()
             self._histograms.write()
             if self.folder is not None:
                 write_record(self, status)
@@ -257,6 +260,7 @@ class Observer:
     def _tell(self) -> None:
         steps, histograms = self._steps.untold(), self._histograms.untold()
         if steps or histograms:
+            self._live.add(steps)
             for sink in self.sinks:
                 sink.rows(steps, histograms)
         found: list[Finding] = []

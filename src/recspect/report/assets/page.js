@@ -1,9 +1,11 @@
 // Draws each chart anew, to fit its place, when it comes near the window, the others when the browser has nothing else to do.
-// Until then, and where it cannot be drawn, the still picture stays.
-(function () {
+// Until then, and where it cannot be drawn, the still picture stays. `root` holds the charts and, as data, their specifications.
+window.recspectShow = function (root) {
   "use strict";
-  const drawing = JSON.parse(document.getElementById("drawing").textContent);
-  const waiting = new Set(document.querySelectorAll("[data-chart]"));
+  const block = root.querySelector("script.drawing");
+  if (!block) return;
+  const drawing = JSON.parse(block.textContent);
+  const waiting = new Set(root.querySelectorAll("[data-chart]"));
   const options = {
     mode: "vega-lite", renderer: "svg", actions: false, ast: true, defaultStyle: false, config: drawing.config,
     tooltip: { disableDefaultStyle: true },
@@ -36,6 +38,10 @@
     else watcher.observe(place);
   }
   later(drawNext);
+};
+(function () {
+  "use strict";
+  window.recspectShow(document);
 
   // A link to something folded unfolds it.
   function unfold() {
