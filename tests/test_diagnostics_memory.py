@@ -141,6 +141,18 @@ def test_scores_that_know_their_own_label_give_it_away(seed):
     assert [line.name for line in finding.evidence[0].lines] == ["loss threshold", "chance"]
 
 
+@pytest.mark.parametrize(("known", "reads_user", "verdict"), [(0.2, True, Verdict.WARN), (0.7, True, Verdict.FAIL), (0.2, False, Verdict.FAIL)])
+def test_people_whom_training_never_saw_are_no_outsiders_to_compare_with(known, reads_user, verdict):
+    """Where the model reads the user; a model that does not has no such excuse."""
+    train, held_out = uneven(0)
+    user = held_out.numbers("user").astype(np.int64)
+    strange = user + np.where(np.random.default_rng(0).random(user.max() + 1)[user] < known, 0, 10**6)
+    schema = SCHEMA if reads_user else SCHEMA.without_fields(["user"])
+    (finding,) = ask(MembershipInference(), honest(held_out).with_columns({"user": strange}), remembered(train, 2.0), schema=schema)
+    assert finding.verdict is verdict
+    assert ("users that training never saw, so this tells people" in finding.claim) == (verdict is Verdict.WARN)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_livelier_time_of_training_gives_nothing_away(seed):
     """Training rows come from a time with three times the odds, and their scores know it: negatives score higher too."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from recspect.diagnosis.diagnostic import Diagnostic, Needs, Scope
 from recspect.diagnosis.diagnostics.policy import between, percent, require_classes, verdict_above
+from recspect.diagnosis.diagnostics.training.strangers import STRANGERS, THRESHOLD, share_of_strangers, user_counts
 from recspect.diagnosis.evidence import Curve, Line
 from recspect.diagnosis.finding import Finding, Remedy, Verdict
 from recspect.diagnosis.stat import jackknife
@@ -44,7 +45,7 @@ class MembershipInference(Diagnostic):
         columns = ("@score", "@label", "@cluster")
         scope.require_target(*columns)
         scope.require_reference(*columns)
-        return Needs.of(both=[scope.bucketed(ScoreLabel())])
+        return Needs.of(both=[scope.bucketed(ScoreLabel()), *user_counts(scope)])
 
     def judge(self, target: Tally, reference: Tally, scope: Scope) -> Iterator[Finding]:
         stat = scope.bucketed(ScoreLabel())
@@ -66,11 +67,16 @@ class MembershipInference(Diagnostic):
                 verdict, estimate, limit = Verdict.WARN, caught, CAUGHT
         else:
             claim += f" Fewer than {1 / FALSE_RATE:,.0f} held-out positives: what is caught at {percent(FALSE_RATE)} false alarms cannot be measured."
+        strangers = share_of_strangers(target, reference, scope)
+        if strangers > STRANGERS and verdict is not Verdict.PASS:
+            verdict = Verdict.WARN
+            claim += (f" {percent(strangers)} of the held-out rows are of users that training never saw, so this tells people whom the model knows from strangers "
+                      "as much as rows from rows.")
         start = "Scores do not give away which rows were trained on. " if verdict is Verdict.PASS else "Scores give away which rows were trained on. "
         yield Finding(
             code=self.code, verdict=verdict, claim=start + claim, estimate=estimate, limit=limit, neutral=0.5 if estimate is attack else FALSE_RATE,
             threshold=f"FAIL when the AUC is surely above {LIMIT:.2f}; WARN when its value is, or when surely more than {percent(CAUGHT)} are caught "
-                      f"at {percent(FALSE_RATE)} false alarms and negatives score no higher in training (at most {LIVELY:.2f})",
+                      f"at {percent(FALSE_RATE)} false alarms and negatives score no higher in training (at most {LIVELY:.2f}); {THRESHOLD}",
             meaning="Who sees scores can then tell what a person clicked: a matter of privacy, and a sign of memorised rows.",
             causes=("rows learned by heart: several epochs, wide embeddings of rare ids (see training.memorisation)",
                     "held-out rows are harder for another reason: later in time, of ids that training has not"),

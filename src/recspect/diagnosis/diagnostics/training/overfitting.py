@@ -7,18 +7,15 @@ from collections.abc import Iterator
 from recspect.diagnosis.diagnostic import Diagnostic, Needs, Scope
 from recspect.diagnosis.diagnostics.policy import between, percent, verdict_above, worst
 from recspect.diagnosis.diagnostics.training.goodness import Goodness
+from recspect.diagnosis.diagnostics.training.strangers import STRANGERS, THRESHOLD, share_of_strangers, user_counts
 from recspect.diagnosis.evidence import Bars
 from recspect.diagnosis.finding import Finding, Remedy, Verdict
 from recspect.diagnosis.stat import jackknife
-from recspect.diagnosis.stats.categories import CategoryCounts, unseen_share
 from recspect.diagnosis.tally import Tally
 
 GAP_FAIL, GAP_WARN = 0.10, 0.05
 LOSS_FAIL, LOSS_WARN = 0.15, 0.10
 R_SQUARED_FAIL, R_SQUARED_WARN = 0.20, 0.10
-STRANGERS = 0.50
-"""Where more of the held-out rows (beyond chance) are of users that training never saw, the gap of a model that reads the user is at most a WARN: not knowing
-them costs as much as learning rows by heart."""
 
 
 class Overfitting(Diagnostic):
@@ -36,7 +33,7 @@ class Overfitting(Diagnostic):
         columns = ("@score", "@label")
         scope.require_target(*columns)
         scope.require_reference(*columns)
-        return Needs.of(both=[scope.bucketed(Goodness.of(scope).stat()), *_users(scope)])
+        return Needs.of(both=[scope.bucketed(Goodness.of(scope).stat()), *user_counts(scope)])
 
     def judge(self, target: Tally, reference: Tally, scope: Scope) -> Iterator[Finding]:
         goodness = Goodness.of(scope)
@@ -63,9 +60,9 @@ class Overfitting(Diagnostic):
             threshold += f"; or {LOSS_FAIL:.2f} and {LOSS_WARN:.2f} normalised entropy"
             claim += (f" Normalised entropy is {goodness.loss(old):.3f} and {goodness.loss(new):.3f}, a gap of "
                       f"{between(loss, 3)}.")
-        strangers = _strangers(target, reference, scope)
+        strangers = share_of_strangers(target, reference, scope)
         if strangers > STRANGERS:
-            threshold += f"; at most WARN where more than {STRANGERS:.0%} of the held-out rows are of users that training never saw and the model reads the user"
+            threshold += f"; {THRESHOLD}"
             if verdict is not Verdict.PASS:
                 verdict = Verdict.WARN
                 claim += (f" {percent(strangers)} of the held-out rows are of users that training never saw: part of the gap is what it costs not to know them, "
@@ -88,17 +85,3 @@ class Overfitting(Diagnostic):
                            names=("training", "held-out"), values=(before, after),
                            caption=f"{old.count:,.0f} training rows, {new.count:,.0f} held-out rows"),),
             sources=self.sources)
-
-
-def _users(scope: Scope) -> list[CategoryCounts]:
-    """Rows per user, where the model reads the user and both sides name it."""
-    user = scope.schema.user
-    return [CategoryCounts(column=user)] if user and user in scope.schema.field_names and user in scope.target & scope.reference else []
-
-
-def _strangers(target: Tally, reference: Tally, scope: Scope) -> float:
-    """Share of held-out rows of users that training never saw, beyond what chance gives; 0 where it is not known or does not matter."""
-    for stat in _users(scope):
-        share, expected = unseen_share(target.get_summary(stat), reference.get_summary(stat))
-        return max(0.0, share - expected)
-    return 0.0
