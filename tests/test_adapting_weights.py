@@ -109,6 +109,17 @@ def test_the_weight_of_the_belief_follows_how_right_it_is():
     right = Prior(PILOT.latent / np.sqrt(np.outer(np.diag(PILOT.latent), np.diag(PILOT.latent))))
     wrong = Prior.of_beliefs((-0.8, -0.8, 0.8, -0.8, 0.8, 0.8, 0.8, -0.8))
     assert prior_weight(corpus, right) > prior_weight(corpus, wrong)
+    assert prior_weight(Corpus(()), right) == right.experiments
+
+
+@pytest.mark.parametrize("method", ["likelihood", "moments"])
+def test_a_belief_is_worth_so_many_experiments_of_usual_noise(method):
+    """Both methods mean the same by it: with a belief worth as many experiments as there are, the correlation comes out about half-way."""
+    found = []
+    for seed in range(20):
+        latent = fit_latent(PILOT.draw(200, seed)[0], Prior.of_beliefs((0.0,) * 8, experiments=200), method=method).correlation
+        found.append(latent[0, 1:5])
+    assert (np.mean(found, 0) / np.array(PILOT.correlation[:4])).mean() == pytest.approx(0.5, abs=0.12)
 
 
 def test_forgetting_gives_the_recent_covariance():

@@ -19,6 +19,8 @@ from recspect.errors import DataError, UsageError
 from recspect.experimenting.experiment import Corpus, Floats
 
 METHODS = ("likelihood", "moments", "halves")
+LEAST_RELIABILITY = 0.08
+"""A product of two effects is taken to be at least so reliable: with few experiments its estimate may come out at nothing, and the belief would be worth nothing."""
 LEAST_VARIANCE = 0.02
 """A latent variance is taken to be at least so many times the usual noise variance: a metric that never moved yet may move."""
 ROUNDS = 200
@@ -31,7 +33,7 @@ class Prior:
 
     Args:
         correlation: Believed correlation of true effects, shape (metrics, metrics), a correlation matrix; the north star first.
-        experiments: How many experiments the belief is worth, 0 or more.
+        experiments: How many experiments of usual size the belief is worth, 0 or more.
         variance: Believed variance of true effects per metric, shape (metrics,); NaN where only the data say.
     """
 
@@ -125,7 +127,8 @@ def fit_latent(corpus: Corpus, prior: Prior, *, method: str = "likelihood", weig
 
     With S from the experiments and S0 the prior (believed correlations, variances of the data or the believed ones): (n0 S0 + M S) / (n0 + M), entry by entry with the M
     experiments that measured both metrics, projected on the covariance matrices (`moments`, `halves`); or the mode of the posterior with an inverse-Wishart prior of that
-    weight, by expectation maximisation (`likelihood`).
+    weight, by expectation maximisation (`likelihood`). There true effects are counted, and one whose truth is known tells more than one that was measured with noise: the prior
+    counts for n0 times the mean reliability of a product of effects, l_N l_j / ((l_N + x_N) (l_j + x_j)) with l and x the variances of true effects and of noise.
 
     Args:
         corpus: Experiments; the north star is the first metric. Missing effects are taken as missing, not as 0.
@@ -154,7 +157,7 @@ def fit_latent(corpus: Corpus, prior: Prior, *, method: str = "likelihood", weig
     products, pairs = _products(corpus, effects, noise, unit, counted, method)
     believed = _believed(prior, unit, products, pairs)
     if method == "likelihood":
-        found = _most_likely(effects, noise, counted, believed, prior.experiments, None if start is None else start / np.outer(unit, unit))
+        found = _most_likely(effects, noise, counted, believed, prior.experiments * _reliability(np.diag(believed)), None if start is None else start / np.outer(unit, unit))
     else:
         total = prior.experiments + pairs
         found = nearest_covariance(np.where(total > 0, (prior.experiments * believed + pairs * products) / np.where(total > 0, total, 1.0), believed))
@@ -187,6 +190,12 @@ def _believed(prior: Prior, unit: Floats, products: Floats, pairs: Floats) -> Fl
         found = np.where(known & (total > 0), (weight * np.where(known, given, 0.0) + np.diag(pairs) * found) / np.where(total > 0, total, 1.0), found)
     scale = np.sqrt(found)
     return prior.correlation * np.outer(scale, scale)
+
+
+def _reliability(variance: Floats) -> float:
+    """How much less a noisy experiment tells of a covariance with the north star than one whose truth is known; variances in those of the usual noise."""
+    share = variance / (1 + variance)
+    return float(np.clip(share[0] * share[1:].mean() if len(share) > 1 else share[0], LEAST_RELIABILITY, 1.0))
 
 
 def _most_likely(effects: Floats, noise: Floats, counted: Floats, believed: Floats, prior: float, start: Floats | None) -> Floats:
@@ -224,9 +233,10 @@ def _posterior(effects: Floats, noise: Floats) -> Callable[[Floats], Floats]:
     return second_moment
 
 
-def log_likelihood(corpus: Corpus, latent: Floats) -> Floats:
-    """Log density of each experiment's observed effects when true effects have this covariance, shape (experiments,)."""
-    return np.array([_log_density(experiment.effects, latent + experiment.noise, experiment.measured) for experiment in corpus])
+def log_likelihood(corpus: Corpus, latent: Floats, *, without: int | None = None) -> Floats:
+    """Log density of each experiment's observed effects (but for the metric `without`) when true effects have this covariance, shape (experiments,)."""
+    used = np.arange(latent.shape[0]) != (-1 if without is None else without)
+    return np.array([_log_density(experiment.effects, latent + experiment.noise, experiment.measured & used) for experiment in corpus])
 
 
 def _log_density(effects: Floats, total: Floats, measured: NDArray[np.bool_]) -> float:
@@ -237,7 +247,9 @@ def _log_density(effects: Floats, total: Floats, measured: NDArray[np.bool_]) ->
 
 
 def prior_weight(corpus: Corpus, prior: Prior, *, grid: tuple[float, ...] = (10.0, 20.0, 40.0, 80.0, 160.0), method: str = "likelihood", parts: int = 10) -> float:
-    """How many experiments the belief should be worth: the weight of the grid under which families left out are most likely.
+    """How many experiments the belief should be worth: the weight of the grid under which the north stars of families left out are most likely, given their other metrics.
+
+    The likelihood of all metrics would be about how the short-term metrics go together, of which there is plenty to see, and hardly about the north star.
 
     Args:
         corpus: Experiments; families are dealt to `parts` parts, each left out once.
@@ -254,7 +266,8 @@ def prior_weight(corpus: Corpus, prior: Prior, *, grid: tuple[float, ...] = (10.
         tried, score = Prior(prior.correlation, weight, prior.variance), 0.0
         for left in np.unique(part):
             fitted = fit_latent(corpus.take(np.flatnonzero(part != left)), tried, method=method)
-            score += float(log_likelihood(corpus.take(np.flatnonzero(part == left)), fitted.covariance).sum())
+            held = corpus.take(np.flatnonzero(part == left))
+            score += float((log_likelihood(held, fitted.covariance) - log_likelihood(held, fitted.covariance, without=0)).sum())
         scores.append(score)
     return grid[int(np.argmax(scores))]
 
