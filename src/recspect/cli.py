@@ -372,9 +372,10 @@ def _from_tables(table: Path | None, subject: str, train_table: Path | None, eva
                 validate(schema.with_roles(score=None), rows)
             return examine(_subject(subject, schema), target, schema, reference=reference, slices=slices, say=say,
                            provenance={"command": _command()})
-        if schema.score is None:
+        if schema.score is None and reference is None and schema.arm is None and schema.propensity is None:
             raise UsageError("the schema names no score column, and no model was given",
-                             hint='add score = "..." under [roles], or give --subject file.py:function')
+                             hint='add score = "..." under [roles], or give --subject file.py:function; logs of experiments or of logged probabilities (the roles arm and '
+                                  "propensity), and two tables to compare (--train TABLE), need neither")
         return examine_table(target, schema, reference=reference, slices=slices, say=say,
                              provenance={"command": _command()})
 
