@@ -1,0 +1,124 @@
+"""`recspect experiment`: what came of an experiment, and how large one has to be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recspect.errors import UsageError
+from recspect.exits import printable
+from recspect.printing import Format, FormatOption, OutOption, show
+
+experiment_app = typer.Typer(no_args_is_help=True, help="Did it do good: experiments and logged choices.")
+
+NEEDS_DATA = 3
+"""Exit code where the data cannot say yet; 0 is ship, 1 is hold (or an experiment that is broken)."""
+
+TableArgument = Annotated[Path, typer.Argument(help="table: Parquet, CSV, Arrow; a row per user or per event, or per arm with --count")]
+MetricOption = Annotated[list[str] | None, typer.Option("--metric", help="success metric: NAME, NAME=COLUMN, NAME=COLUMN/COLUMN; with ~COLUMN for the same before (repeatable)")]
+GuardrailOption = Annotated[list[str] | None, typer.Option("--guardrail", help="a metric and the relative loss that is tolerated, such as latency:2% (repeatable)")]
+LowerOption = Annotated[list[str] | None, typer.Option("--lower-is-better", help="name of a metric of which less is better (repeatable)")]
+AlphaOption = Annotated[float, typer.Option(help="chance of a false success over all metrics and treatments")]
+WinsoriseOption = Annotated[float, typer.Option(help="values of a user above this quantile are set to it")]
+
+
+@experiment_app.command()
+def analyse(table: TableArgument, arm: Annotated[str, typer.Option(help="column of the arm")], metric: MetricOption = None, guardrail: GuardrailOption = None,
+            lower_is_better: LowerOption = None, user: Annotated[str, typer.Option(help="column of the user, where a user may have several rows")] = "",
+            control: Annotated[str, typer.Option(help="the arm to compare with")] = "",
+            share: Annotated[list[str] | None, typer.Option(help="ARM=SHARE that was meant, where arms were not meant to be equal (repeatable)")] = None,
+            by: Annotated[list[str] | None, typer.Option("--by", help="column by whose values effects are looked at apart (repeatable)")] = None,
+            look: Annotated[str, typer.Option(help="column of numbers by which users came in, such as the day")] = "",
+            sequential: Annotated[bool, typer.Option("--sequential", help="intervals that hold however often one looks")] = False,
+            planned_users: Annotated[int, typer.Option(help="users at which sequential intervals are tightest; choose before the first look")] = 10_000,
+            least: Annotated[str, typer.Option(help="smallest relative gain that is worth it, such as 1%")] = "0",
+            alpha: AlphaOption = 0.05, winsorise: WinsoriseOption = 1.0,
+            count: Annotated[str, typer.Option(help="column of the number of users: the table is aggregated, a row per arm")] = "",
+            output: FormatOption = Format.TEXT, out: OutOption = None) -> None:
+    """Analyse an experiment: sample ratio first, then every metric, slices, and one decision. Exit 0 ship, 1 hold, 3 needs data."""
+    from recspect.experimenting.analysing import analyse as run
+    from recspect.experimenting.arms import read_aggregated, read_arms
+    from recspect.experimenting.deciding import Action, Rule
+    from recspect.experimenting.metric import read_metrics
+    from recspect.files import require_writable
+
+    if out is not None:
+        require_writable(out)
+    metrics = read_metrics(metric or (), guardrail or (), lower_is_better or ())
+    rule = Rule(alpha=alpha, least=_share(least, "--least"), sequential=sequential, planned_users=planned_users)
+    if count and (user or by or winsorise != 1):
+        raise UsageError("an aggregated table (--count) has no users", hint="leave --user, --by and --winsorise away")
+    if count:
+        arms = read_aggregated(table, arm=arm, count=count, metrics=metrics, look=look)
+    else:
+        arms = read_arms(table, arm=arm, user=user, metrics=metrics, slices=by or (), look=look, winsorise=winsorise)
+    found = run(arms, metrics, control=control, rule=rule, shares=_shares(share), title=f"experiment {table.name}", provenance={"data": str(table)})
+    if output is Format.TEXT and out is None:
+        for decision in found.decisions:
+            typer.echo(printable("\n".join([f"{decision.action.upper()} {decision.arm}", *(f"  - {reason}" for reason in decision.reasons)])))
+        typer.echo()
+    show(found.report, output, out)
+    ship = any(decision.action is Action.SHIP for decision in found.decisions)
+    hold = all(decision.action is Action.HOLD for decision in found.decisions)
+    broken = bool(found.report.find("effects.sample_ratio")) and found.report.find("effects.sample_ratio")[0].verdict.value == "FAIL"
+    raise typer.Exit(0 if ship else 1 if hold or broken else NEEDS_DATA)
+
+
+@experiment_app.command()
+def plan(table: Annotated[Path | None, typer.Argument(help="users of an earlier period, a row per user or per event; else --mean and --deviation")] = None,
+         metric: MetricOption = None, guardrail: GuardrailOption = None, user: Annotated[str, typer.Option(help="column of the user")] = "",
+         mean: Annotated[float, typer.Option(help="of the metric per user, without a table")] = 0.0,
+         deviation: Annotated[float, typer.Option(help="standard deviation between users; of a share p it is sqrt(p (1 - p))")] = 0.0,
+         effect: Annotated[str, typer.Option(help="relative gain to find, such as 2%")] = "", users: Annotated[int, typer.Option(help="users there will be: say what they can find")] = 0,
+         users_per_day: Annotated[float, typer.Option(help="new users per day, for the duration")] = 0.0,
+         treatments: Annotated[int, typer.Option(help="arms beside control")] = 1, share: Annotated[float, typer.Option(help="share of users in each treatment; 0 for equal arms")] = 0.0,
+         guardrails: Annotated[int, typer.Option(help="guardrails, where there is no table")] = 0, power: Annotated[float, typer.Option(help="chance to find what is there")] = 0.8,
+         alpha: AlphaOption = 0.05, sequential: Annotated[bool, typer.Option("--sequential", help="it will be looked at all the time")] = False, winsorise: WinsoriseOption = 1.0) -> None:
+    """Say how many users, or days, an experiment needs, or what so many users can find."""
+    from recspect.experimenting.metric import read_metrics
+    from recspect.experimenting.planning import Design
+    from recspect.experimenting.plans import Baseline, baselines, plan_lines
+
+    if bool(effect) == bool(users):
+        raise UsageError("plan takes either the effect to find or the number of users", hint="--effect 2% says how many users; --users 100000 says what they find")
+    if table is not None:
+        metrics = read_metrics(metric or (), guardrail or (), ())
+        known = baselines(table, user=user, metrics=metrics, winsorise=winsorise)
+    elif deviation > 0 and mean:
+        known = [Baseline(name="the metric", mean=mean, variance=deviation**2, margin=None, saved=0.0, users=0)]
+    else:
+        raise UsageError("plan needs a table of users, or --mean and --deviation", hint="recspect experiment plan users.parquet --metric clicks --effect 2%")
+    guards = guardrails + sum(one.margin is not None for one in known)
+    design = Design(alpha=alpha, power=power, successes=max(1, sum(one.margin is None for one in known)), guardrails=guards, treatments=treatments, share=share or None, sequential=sequential)
+    for line in plan_lines(known, design, effect=_share(effect, "--effect") if effect else 0.0, users=users, users_per_day=users_per_day):
+        typer.echo(printable(line))
+
+
+def _share(text: str, option: str) -> float:
+    """A share written as 2% or 0.02.
+
+    Raises:
+        UsageError: Neither, or negative.
+    """
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 10:
+        raise UsageError(f"{option} is {text!r}", hint="a share such as 2% or 0.02")
+    return value
+
+
+def _shares(texts: list[str] | None) -> dict[str, float] | None:
+    if not texts:
+        return None
+    pairs = [text.rpartition("=") for text in texts]
+    for name, sign, value in pairs:
+        if not name or not sign or not value:
+            raise UsageError(f"--share takes ARM=SHARE, this is {name + sign + value!r}", hint="--share control=50% --share new=50%")
+    return {name: _share(value, "--share") for name, _, value in pairs}
+
+
+__all__ = ["experiment_app"]
