@@ -361,7 +361,7 @@ def test_only_folders_by_name_are_exchanged(folder):
         for name in ("../one", "/etc", "..", ".", "a/b", "", "one\u0000"):
             assert client.post("/v1/models", json={"folder": name}).status_code == 422, name
         got = client.post("/v1/models", json={"folder": "absent"})
-        assert (got.status_code, got.json()["error"]["code"]) == (422, "no_recommender")
+        assert (got.status_code, got.json()["error"]["code"]) == (404, "no_recommender")
     assert answering.first.current is before
     with pytest.raises(RunError, match="no recommender"):
         Slot(folder / "absent")
@@ -395,3 +395,33 @@ def test_recent_events_of_users_are_bounded_and_in_order(store):
 
 def test_the_world_of_these_tests_has_the_users_that_they_ask_for():
     assert len(small_recommender().audience) == WORLD.users
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("token", [None, TOKEN])
+def test_schemathesis_finds_nothing(folder, tmp_path, token):
+    """Requests made of the OpenAPI description of the whole server, with every check of schemathesis."""
+    schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
+    from hypothesis import HealthCheck, Phase, settings
+
+    app = application(folder=folder / "one", store=str(tmp_path / "events.duckdb"), models=folder, token=token)
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    schema = schemathesis.openapi.from_asgi("/openapi.json", app, headers=headers)
+
+    @schema.hook
+    def map_body(_context, body):
+        if isinstance(body, dict) and isinstance(body.get("time"), str) and len(body["time"]) > 18 and body["time"][4:5] == "-":
+            body = {**body, "time": datetime.now(UTC).isoformat()}  # "not in the future" is nothing that a description can say
+        return body
+
+    tried = set()
+    with TestClient(app):  # runs what runs beside the requests
+        for operation in (found.ok() for found in schema.get_all_operations()):
+            @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate], database=None, derandomize=True)
+            @given(case=operation.as_strategy())
+            def call(case):
+                tried.add((case.method, case.path))
+                case.call_and_validate(headers=headers)
+
+            call()
+    assert {("POST", "/v1/recommend"), ("POST", "/v1/events"), ("GET", "/v1/items/{item}/similar"), ("POST", "/v1/models"), ("GET", "/metrics")} <= tried

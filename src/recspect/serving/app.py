@@ -17,13 +17,14 @@ from fastapi import FastAPI, Query, Request
 from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, StrictStr
 from starlette.exceptions import HTTPException
 
 from recspect.errors import RecspectError, RunError, UsageError
 from recspect.events.http import Refused
 from recspect.events.token import SHORTEST_TOKEN
 from recspect.serving.answering import Answer, Answering, UnknownItemError
+from recspect.serving.description import describe_context
 from recspect.serving.figures import Figures
 from recspect.serving.limits import RateLimit
 
@@ -71,11 +72,16 @@ class _Strict(BaseModel):
 Value = bool | int | float | StrictStr | None
 
 
+def _whole(value: Any) -> Any:
+    """JSON knows one kind of number: 7.0 is the whole number 7."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 class RecommendRequest(_Strict):
     """Who wants a list."""
 
-    user: Annotated[StrictStr, Field(min_length=1, max_length=256, pattern=NAME)] | Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
-    k: Annotated[StrictInt, Field(ge=1, le=200)] = 10
+    user: Annotated[StrictStr, Field(min_length=1, max_length=256, pattern=NAME)] | Annotated[StrictInt, Field(ge=-(2**63), le=2**63 - 1), BeforeValidator(_whole)]
+    k: Annotated[StrictInt, Field(ge=1, le=200), BeforeValidator(_whole)] = 10
     context: dict[Annotated[str, Field(max_length=256)], Value | Annotated[list[Value], Field(max_length=1000)]] = Field(default_factory=dict, max_length=64)
     surface: Annotated[StrictStr, Field(max_length=256, pattern=NAME)] | None = None
     trace: bool = False
@@ -179,6 +185,7 @@ def create_app(answering: Answering, settings: ServingSettings | None = None, *,
     for router in routers:
         app.include_router(router)
     _faults(app)
+    describe_context(app, lambda: answering.first.current.audience.schema)
 
     @app.middleware("http")
     async def guarded(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -276,7 +283,7 @@ def _faults(app: FastAPI) -> None:
 
     @app.exception_handler(RunError)
     async def no_model(_: Request, error: RunError) -> JSONResponse:
-        return fault(422, "no_recommender", error.message, error.hint)
+        return fault(404, "no_recommender", error.message, error.hint)
 
     @app.exception_handler(UsageError)
     async def wrong(_: Request, error: UsageError) -> JSONResponse:
