@@ -14,6 +14,7 @@ import recspect
 from recspect.diagnosis.diagnostic import all_diagnostics
 from recspect.diagnosis.evidence import EVIDENCE_KINDS
 from recspect.examining.references import CODE as UNLIKE_HEALTHY
+from recspect.experimenting.analysing import CODES as EFFECT_CODES
 
 ROOT = Path(__file__).resolve().parents[1]
 FINDINGS = ROOT / "docs" / "findings"
@@ -61,6 +62,8 @@ CODES = frozenset({
 })
 
 COMMANDS = {
+EFFECTS = frozenset({"effects.decision", "effects.guardrail", "effects.metric", "effects.sample_ratio", "effects.slices"})
+
     "datasets": {"NAME"},
     "demo": {"--dataset", "--epochs", "--no-open", "--open", "--runs"},
     "diagnose": {"RUN", "--eval", "--format", "--out", "--reference", "--schema", "--slice", "--subject", "--train"},
@@ -72,6 +75,10 @@ COMMANDS = {
     "events serve": {"--host", "--port", "--pseudonym-key", "--store", "--token-file"},
     "exam": {"--faults", "--out", "--programs", "--seeds", "--severity", "--workers"},
     "loop": {"--epsilon", "--items", "--out", "--rounds", "--seed", "--users", "--visits"},
+    "experiment analyse": {"TABLE", "--alpha", "--arm", "--by", "--control", "--count", "--format", "--guardrail", "--least", "--look", "--lower-is-better", "--metric", "--out",
+                           "--planned-users", "--sequential", "--share", "--user", "--winsorise"},
+    "experiment plan": {"TABLE", "--alpha", "--deviation", "--effect", "--guardrail", "--guardrails", "--mean", "--metric", "--power", "--sequential", "--share", "--treatments",
+                        "--user", "--users", "--users-per-day", "--winsorise"},
     "recommend": {"RECOMMENDER", "--context", "--k", "--out", "--seed", "--steps", "--trace", "--unknown", "--user", "--users"},
     "recommender build": {"RUN", "--author", "--candidates", "--category", "--items", "--out", "--per-source", "--ranking", "--replace", "--rows", "--sources", "--steps"},
     "reference add": {"RUN", "--to"},
@@ -98,6 +105,12 @@ def test_finding_codes():
 
 
 def commands():
+def test_codes_about_effects_are_counted_and_described():
+    text = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+    assert frozenset(EFFECT_CODES) == EFFECTS
+    assert all(f"`{code}`" in text for code in EFFECTS)
+
+
     """Name of each command ("schema init") to its options and arguments."""
     cli = pytest.importorskip("recspect.cli", reason="the command line is not there yet")
     import typer

@@ -6,7 +6,6 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -19,9 +18,11 @@ from recspect.errors import UsageError, listing
 from recspect.events.commands import events_app
 from recspect.files import require_writable, write_bytes
 from recspect.looping import commands as looping
+from recspect.experimenting.commands import experiment_app
 from recspect.models.registry import MODELS
 from recspect.recommending import commands as recommending
 from recspect.schema import Schema
+from recspect.printing import Format, FormatOption, OutOption, show
 from recspect.serving import commands as serving
 
 if TYPE_CHECKING:
@@ -37,20 +38,12 @@ app.add_typer(reference_app, name="reference")
 app.add_typer(events_app, name="events")
 _err = Console(stderr=True)
 
+app.add_typer(metrics_app, name="metrics")
+app.add_typer(experiment_app, name="experiment")
 
-class Format(StrEnum):
-    """How findings are printed."""
-
-    TEXT = "text"
-    JSON = "json"
-    HTML = "html"
-
-
-FormatOption = Annotated[Format, typer.Option("--format", help="text for people, json for programs, html for a page")]
 SliceOption = Annotated[list[str] | None, typer.Option("--slice", help="judge these rows apart: 'country=DE, age>=30' (repeatable)")]
 ToOption = Annotated[list[str] | None, typer.Option("--to", help="tensorboard:DIR, wandb:DIR, mlflow:sqlite:///FILE, "
                                                     "visdom:http://HOST:PORT (repeatable)")]
-OutOption = Annotated[Path | None, typer.Option("--out", help="write to this file instead of the terminal")]
 
 
 @app.command()
@@ -66,7 +59,7 @@ def demo(runs: Annotated[Path, typer.Option(help="folder of run directories")] =
     folder = _train(runs=runs, dataset=dataset, data=None, schema_file=None, label=None, model="deepfm", epochs=epochs, seed=0,
                     run_dir=None)
     report = _examined(folder, ())
-    _show(report, Format.TEXT, None)
+    show(report, Format.TEXT, None)
     page = (folder / "report.html").resolve()
     _err.print(f"\nThe report: [bold]{page}[/bold]\nA pipeline would run [bold]recspect diagnose {folder}[/bold] and stop on exit 1.")
     if open_report and sys.stdout.isatty():
@@ -131,7 +124,7 @@ def diagnose(run: Annotated[Path | None, typer.Argument(help="run directory, Ten
         report = _from_tables(run, subject, train_table, eval_table, schema, chosen)
     if kept is not None:
         report = _held_against(kept, report, run)
-    _show(report, output, out)
+    show(report, output, out)
     raise typer.Exit(1 if report.verdict.value == "FAIL" else 0)
 
 
@@ -145,7 +138,7 @@ def report(run: Annotated[Path, typer.Argument(help="run directory or findings J
     if out is not None:
         require_writable(out)
     target = out if out is not None else (path.with_name("report.html") if output is Format.HTML else None)
-    _show(Report.read(path), output, target)
+    show(Report.read(path), output, target)
     if target is not None:
         _err.print(f"wrote {target}")
 
@@ -390,30 +383,6 @@ def _slices(texts: list[str] | None) -> tuple[Any, ...]:
     from recspect.diagnosis.slice import Slice
 
     return tuple(Slice.parse(text) for text in texts or ())
-
-
-def _show(found: Report, output: Format, out: Path | None) -> None:
-    if output is Format.HTML:
-        from recspect.report import html
-
-        if out is not None:
-            html.write(found, out)
-        else:
-            print(html.render(found))  # noqa: T201 - the answer, for a pipe
-        return
-    if output is Format.JSON:
-        text = found.to_json()
-    else:
-        from recspect.report.text import print_report, render
-
-        if out is None:
-            print_report(found)
-            return
-        text = render(found)
-    if out is not None:
-        write_bytes(out, f"{text}\n".encode("utf-8", "backslashreplace"))
-    else:
-        print(text)  # noqa: T201 - the answer, for a pipe
 
 
 def _command() -> str:

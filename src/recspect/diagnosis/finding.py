@@ -44,7 +44,7 @@ class Place:
     """What a finding is about.
 
     Args:
-        kind: `run`, `field`, `layer`, `table` (an embedding table), `slice`, `step`, `epoch` or `label`.
+        kind: `run`, `field`, `layer`, `table` (an embedding table), `slice`, `step`, `epoch`, `label`, `metric` or `arm`.
         name: Which one; empty for the whole run.
     """
 

@@ -9,7 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recspect.diagnosis.diagnostic import Diagnostic, Needs, Scope
-from recspect.diagnosis.diagnostics.policy import between, percent, plural, require_rows, with_normal_interval
+from recspect.diagnosis.diagnostics.policy import (
+    between,
+    chi_square_p,
+    percent,
+    plural,
+    require_rows,
+    with_normal_interval,
+)
 from recspect.diagnosis.evidence import Bars
 from recspect.diagnosis.finding import Finding, Remedy, Verdict
 from recspect.diagnosis.stat import Grouped, Stat, Weighted
@@ -47,7 +54,7 @@ class SampleRatio(Diagnostic):
         total, arms = counts.sum(), len(counts)
         require_rows(total, "the arms")
         equal = 1 / arms
-        p = _chance(counts, np.full(arms, equal))
+        p = chance_of_sizes(counts, np.full(arms, equal))
         worst = int(np.abs(counts / total - equal).argmax())
         share = float(counts[worst] / total)
         error = math.sqrt(share * (1 - share) / total)
@@ -99,17 +106,10 @@ def _sizes(target: Tally, scope: Scope) -> tuple[list[str], NDArray[np.float64],
     return list(parts), np.array([part.distinct for part in parts.values()]), "users"
 
 
-def _chance(counts: NDArray[np.float64], shares: NDArray[np.float64]) -> float:
-    """Chance of at least this chi-square with these shares (Wilson and Hilferty's normal approximation; exact for two arms)."""
+def chance_of_sizes(counts: NDArray[np.float64], shares: NDArray[np.float64]) -> float:
+    """Chance of arms at least so far from these shares (chi-square), shape (arms,) each."""
     expected = counts.sum() * shares
-    chi = float(((counts - expected) ** 2 / expected).sum())
-    freedom = len(counts) - 1
-    if freedom == 1:
-        return math.erfc(math.sqrt(chi / 2))
-    if freedom == 2:
-        return math.exp(-chi / 2)
-    z = ((chi / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))) / math.sqrt(2 / (9 * freedom))
-    return 0.5 * math.erfc(z / math.sqrt(2))
+    return chi_square_p(float(((counts - expected) ** 2 / expected).sum()), len(counts) - 1)
 
 
 def _quantile(freedom: int) -> float:
@@ -122,4 +122,4 @@ def _other_design(counts: NDArray[np.float64]) -> str | None:
     rounded = np.round(counts / counts.sum() / STEP) * STEP
     if not np.isclose(rounded.sum(), 1) or (rounded <= 0).any() or np.ptp(rounded) < STEP / 2:
         return None
-    return " / ".join(percent(share, 0) for share in rounded) if _chance(counts, rounded) > 0.05 else None
+    return " / ".join(percent(share, 0) for share in rounded) if chance_of_sizes(counts, rounded) > 0.05 else None
