@@ -23,7 +23,7 @@ from recspect.diagnosis.column import (
     factorize,
     objects_of,
 )
-from recspect.diagnosis.hashing import bucket, hash_columns, hash_values
+from recspect.diagnosis.hashing import bucket, combine_hashes, hash_parts, hash_values
 from recspect.errors import DataError, listing
 
 
@@ -125,14 +125,17 @@ class Batch(Mapping[str, Column]):
             self._buckets[name, count] = bucket(self[name], count)
         return self._buckets[name, count]
 
-    def hashes(self, name: str) -> NDArray[np.uint64]:
-        """`hash_rows` of one column, shape (rows,). Kept, as many stats ask for the same."""
-        if name not in self._hashes:
-            self._hashes[name] = hash_columns([self[name]], self.rows)
-        return self._hashes[name]
+    def hashes(self, *names: str) -> NDArray[np.uint64]:
+        """One 64-bit hash per row over these columns, shape (rows,); equal rows hash equal in every process. Of single values kept, as many stats ask for the same."""
+        for name in names:
+            if name not in self._hashes and not isinstance(self[name], Ragged) and getattr(self[name], "ndim", 1) == 1:
+                self._hashes[name] = hash_parts(self[name])[0]
+        return combine_hashes([part for name in names for part in ([self._hashes[name]] if name in self._hashes else hash_parts(self[name]))], self.rows)
 
     def take(self, rows: Any) -> Batch:
         """The rows at these positions (or under this mask)."""
+        if isinstance(rows, np.ndarray) and rows.dtype == bool:
+            rows = np.flatnonzero(rows)  # looked for once, not in every column
         picked = {name: column[rows] for name, column in self._columns.items()}
         if not picked:
             return Batch({}, rows=len(np.arange(self.rows)[rows]))
@@ -213,7 +216,7 @@ def _concatenate(columns: Sequence[Column]) -> Column:
 
 def hash_rows(batch: Batch, names: Sequence[str]) -> NDArray[np.uint64]:
     """One 64-bit hash per row over these columns; equal rows hash equal in every process."""
-    return hash_columns([batch[name] for name in names], batch.rows)
+    return batch.hashes(*names)
 
 
 __all__ = [

@@ -73,26 +73,33 @@ def _hash_text(text: str) -> int:
 
 def hash_columns(columns: Iterable[Column], rows: int) -> NDArray[np.uint64]:
     """One 64-bit hash per row over these columns; equal rows hash equal in every process."""
+    return combine_hashes((part for column in columns for part in hash_parts(column)), rows)
+
+
+def combine_hashes(parts: Iterable[NDArray[np.uint64]], rows: int) -> NDArray[np.uint64]:
+    """One hash per row of the hashes of its values, each of shape (rows,), in their order."""
     combined = np.full(rows, 0x9E3779B97F4A7C15, dtype=np.uint64)
-    with np.errstate(over="ignore"):
-        for column in columns:
-            if isinstance(column, np.ndarray) and column.ndim == 2:
-                parts = [hash_values(column[:, i]) for i in range(column.shape[1])]
-            elif isinstance(column, Ragged):
-                first, last = column.offsets[0], column.offsets[-1]
-                offsets = column.offsets - first
-                entry = hash_columns([column.values[first:last]], int(last - first))
-                place = np.arange(len(entry)) - np.repeat(offsets[:-1], column.lengths)
-                entry = entry * (2 * place.astype(np.uint64) + np.uint64(1))
-                total = np.concatenate([[np.uint64(0)], np.cumsum(entry, dtype=np.uint64)])
-                parts = [total[offsets[1:]] - total[offsets[:-1]]]
-            elif isinstance(column, Categorical):
-                parts = [np.append(hash_values(column.values), [_MISSING_HASH])[column.codes]]
-            else:
-                parts = [hash_values(column)]
-            for part in parts:
-                combined = _mix(combined ^ part)
+    for part in parts:
+        combined = _mix(combined ^ part)
     return combined
+
+
+def hash_parts(column: Column) -> list[NDArray[np.uint64]]:
+    """The hash of every row's value, shape (rows,); of vectors one for each place."""
+    if isinstance(column, np.ndarray) and column.ndim == 2:
+        return [hash_values(column[:, i]) for i in range(column.shape[1])]
+    if isinstance(column, Categorical):
+        return [np.append(hash_values(column.values), [_MISSING_HASH])[column.codes]]
+    if not isinstance(column, Ragged):
+        return [hash_values(column)]
+    first, last = column.offsets[0], column.offsets[-1]
+    offsets = column.offsets - first
+    entry = hash_columns([column.values[first:last]], int(last - first))
+    place = np.arange(len(entry)) - np.repeat(offsets[:-1], column.lengths)
+    with np.errstate(over="ignore"):
+        entry = entry * (2 * place.astype(np.uint64) + np.uint64(1))
+        total = np.concatenate([[np.uint64(0)], np.cumsum(entry, dtype=np.uint64)])
+        return [total[offsets[1:]] - total[offsets[:-1]]]
 
 
 def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -14,8 +14,10 @@ import polars.exceptions
 
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.probe import Probe
+from recspect.diagnosis.runners.ahead import ahead
 from recspect.diagnosis.slice import ALL, Slice
 from recspect.diagnosis.source import ROWS, Source
+from recspect.diagnosis.source_files import Files
 from recspect.diagnosis.source_frames import InMemory
 from recspect.diagnosis.stat import Pushable, unit_of
 from recspect.diagnosis.summary import add_up
@@ -66,8 +68,9 @@ def _one_pass(source: Source, keys: Sequence[Key], probes: Sequence[Probe], rows
               progress: Progress | None) -> dict[Key, object]:
     held: dict[Key, list[Any]] = {key: [] for key in keys}
     wanted = None if probes else _columns(keys)
-    for batch in source.batches(wanted, rows=rows, together=_real_column(unit, source, probes)):
-        for key, summary in _summaries(observe(batch, probes), keys):
+    observed = (observe(batch, probes) for batch in source.batches(wanted, rows=rows, together=_real_column(unit, source, probes)))
+    for batch in ahead(observed) if isinstance(source, Files) else observed:
+        for key, summary in _summaries(batch, keys):
             held[key].append(summary)
             if len(held[key]) == HELD:
                 held[key] = [add_up(held[key])]
