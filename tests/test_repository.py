@@ -64,6 +64,7 @@ CODES = frozenset({
 COMMANDS = {
 EFFECTS = frozenset({"effects.decision", "effects.guardrail", "effects.metric", "effects.sample_ratio", "effects.slices"})
 
+    "dashboard": {"RUNS", "--actions", "--host", "--port", "--smallest", "--token-file"},
     "datasets": {"NAME"},
     "demo": {"--dataset", "--epochs", "--no-open", "--open", "--runs"},
     "diagnose": {"RUN", "--eval", "--format", "--out", "--reference", "--schema", "--slice", "--subject", "--train"},

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from recspect import exits
+from recspect.dashboard import commands as dashboard
 from recspect.errors import UsageError, listing
 from recspect.events.commands import events_app
 from recspect.files import require_writable, write_bytes
@@ -225,6 +226,7 @@ def schema_init(data: Annotated[Path, typer.Argument(help="table: Parquet, CSV, 
 
 
 serving.mount(app, _err)
+dashboard.mount(app, _err)
 looping.mount(app, _err)
 recommending.mount(app, _err, lambda reference: import_module("recspect.examining.runs").open_data(reference))
 

@@ -110,10 +110,11 @@ class Drawings:
 
     Args:
         stills: Whether each chart also stands there as a still picture, which takes 0.05 s; a page that always has its script needs none.
+        name: Begins the anchors; parts of one page that are made apart need different ones.
     """
 
-    def __init__(self, *, stills: bool = True) -> None:
-        self.stills = stills
+    def __init__(self, *, stills: bool = True, name: str = "figure") -> None:
+        self.stills, self.name = stills, name
         self.specs: list[dict[str, Any]] = []
         self._places: dict[str, str] = {}
 
@@ -125,7 +126,7 @@ class Drawings:
         """Anchor of a piece of evidence, and whether it is drawn there already. In which chapter it stands does not matter."""
         key = repr(replace(evidence, stage=""))
         known = key in self._places
-        return self._places.setdefault(key, f"figure-{len(self._places) + 1}"), known
+        return self._places.setdefault(key, f"{self.name}-{len(self._places) + 1}"), known
 
     def block(self) -> Markup:
         """The specifications as JSON that can stand in a script element of data: what is common to all, then one after another."""
@@ -139,6 +140,10 @@ def content(report: Report, drawings: Drawings) -> dict[str, Any]:
     Args:
         report: What to show; a part of one where a page shows a part.
         drawings: Of the page; it has the charts afterwards.
+
+    Returns:
+        Names of the templates. `link` (code and anchor of a finding to an address) and `_` (a text of the page in another language) may be
+        replaced.
     """
     groups = by_code(report.ranked)
     cards = {number: _card(number, group, drawings) for number, group in enumerate(groups) if group[0].verdict in (Verdict.FAIL, Verdict.WARN)}
@@ -154,7 +159,7 @@ def content(report: Report, drawings: Drawings) -> dict[str, Any]:
         "causes": _causes(report, every), "told": [card for card in every if card.verdict in ("FAIL", "WARN")], "unanswered": unanswered,
         "passed": _passed(report, every), "chapters": _chapters(report, every, unanswered, figures), "next_command": wording.next_command(report),
         "provenance": _provenance(report.provenance), "command": clean(report.provenance.get("command", ""), limit=2000, lines=True),
-        "sources": wording.sources(report),
+        "sources": wording.sources(report), "link": lambda _code, anchor: f"#{anchor}", "_": lambda text: text,
     }
 
 

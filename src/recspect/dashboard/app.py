@@ -1,0 +1,361 @@
+"""The HTTP side of the dashboard: addresses, pages, their JSON twins, live events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Annotated, Any
+from urllib.parse import parse_qsl, quote
+
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from starlette.exceptions import HTTPException
+
+from recspect.dashboard.feedback import Said, add_feedback
+from recspect.dashboard.guard import COOKIE, HEADERS, Guard
+from recspect.dashboard.shelf import Entry, stamp
+from recspect.dashboard.texts import LANGUAGES, chosen, translator
+from recspect.dashboard.views import SIGN_OF, TITLES, Views, part, plain, stages, worst
+from recspect.diagnosis.observing.live_rows import LIVE_FILE
+from recspect.errors import RecspectError, UsageError
+from recspect.report import html
+from recspect.report.content import Drawings
+from recspect.report.wording import clean
+
+_log = logging.getLogger("recspect.dashboard")
+
+LIVE_SECONDS = 2.0
+"""How often a training that is watched is looked at."""
+
+KEEP_SECONDS = 15.0
+"""How often a quiet stream says that it is still there."""
+
+ASSETS = {"htmx.js": "vendor/htmx-2.0.11.min.js", "sse.js": "vendor/htmx-ext-sse-2.2.4.min.js", "dashboard.js": "dashboard.js"}
+
+
+def create_app(views: Views, guard: Guard | None = None, *, live_seconds: float = LIVE_SECONDS) -> FastAPI:
+    """The application.
+
+    Args:
+        views: What pages show.
+        guard: Who may ask.
+        live_seconds: How often a watched training is looked at.
+    """
+    guard = guard or Guard()
+    app = FastAPI(title="recspect dashboard", docs_url=None, redoc_url=None, openapi_url=None)
+    pages = Pages(views, guard)
+    _assets(app)
+    _door(app, guard, pages)
+    _overview(app, views, pages)
+    _runs(app, views, pages, live_seconds)
+    _errors(app, pages)
+
+    @app.middleware("http")
+    async def guarded(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
+        refused = guard.refusal(request.method, request.url.path, request.url.query, request.headers, request.cookies)
+        if refused is not None:
+            status, reason, hint = refused
+            wants_page = status == 401 and "text/html" in request.headers.get("accept", "")
+            answer: Response = RedirectResponse("/login", 303) if wants_page else pages.fault(request, status, reason, hint)
+        else:
+            try:
+                answer = await go_on(request)
+            except Exception:
+                _log.exception("a page could not be made")
+                answer = pages.fault(request, 500, "this page could not be made", "the server's log says why")
+        for name, value in HEADERS.items():
+            answer.headers[name] = value
+        answer.headers.setdefault("Cache-Control", "no-store")
+        language = request.query_params.get("lang")
+        if language in LANGUAGES:
+            answer.set_cookie("language", language, max_age=31536000, samesite="lax", httponly=True)
+        return answer
+
+    return app
+
+
+class Pages:
+    """Templates with what every page has: navigation, language, signs."""
+
+    def __init__(self, views: Views, guard: Guard) -> None:
+        self.views, self.guard = views, guard
+
+    def show(self, request: Request, template: str, *, status: int = 200, entry: Entry | None = None, page: str = "", **names: Any) -> HTMLResponse:
+        """A page."""
+        language = chosen(request.query_params.get("lang"), request.cookies, request.headers.get("accept-language", ""))
+        common = {"_": translator(language), "language": language, "languages": LANGUAGES, "signs": SIGN_OF, "entry": entry, "page": page, "guard": self.guard,
+                  "titles": TITLES, "clean": clean, "tabs": [] if entry is None else self._tabs(entry), "twin": _twin(request), "here": str(request.url.path),
+                  "link": lambda _code, anchor: f"#{anchor}", "address": lambda name: "/runs/" + quote(name, safe="")}
+        text = templates().get_template(template).render(**common | {key: value for key, value in names.items() if key != "_"})
+        return HTMLResponse(text.lstrip(), status_code=status)
+
+    def fault(self, request: Request, status: int, reason: str, hint: str = "") -> Response:
+        """What went wrong, as a page for people and as JSON for programs."""
+        if request.url.path.endswith(".json") or "text/html" not in request.headers.get("accept", ""):
+            return JSONResponse({"error": {"status": status, "message": reason, "hint": hint}}, status_code=status)
+        return self.show(request, "fault.html.j2", status=status, reason=reason, hint=hint, number=status)
+
+    def _tabs(self, entry: Entry) -> list[tuple[str, str, str]]:
+        """(address after the run's, title, worst verdict) of the pages of an entry."""
+        try:
+            report = self.views.report(entry)
+        except RecspectError:
+            report = None
+        found = stages(report) if report is not None else []
+        if entry.kind != "findings" and "training" not in found:
+            found.append("training")
+        return [("", "Summary", report.verdict.value if report is not None else ""), *((stage, TITLES.get(stage, stage[:1].upper() + stage[1:]), worst(report, stage) if report else "")
+                for stage in found), ("findings", "All findings", ""), ("provenance", "Provenance", "")]
+
+
+@cache
+def templates() -> Environment:
+    """Our templates, and those of the report; every text is escaped."""
+    made = Environment(loader=ChoiceLoader([PackageLoader("recspect.dashboard", "assets"), PackageLoader("recspect.report", "assets")]), autoescape=True,
+                       undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.filters |= html.environment().filters
+    return made
+
+
+# ---------------------------------------------------------------------- addresses
+
+
+def _assets(app: FastAPI) -> None:
+    """Our own files, with a tag by which a browser asks whether they changed."""
+
+    @app.get("/assets/{name}")
+    def asset(name: str, request: Request) -> Response:
+        found = _asset(name)
+        if found is None:
+            raise HTTPException(404, "no such file")
+        text, kind, tag = found
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers={"ETag": tag})
+        return Response(text, media_type=kind, headers={"ETag": tag, "Cache-Control": "no-cache"})
+
+    @app.get("/health")
+    def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+
+@cache
+def _asset(name: str) -> tuple[str, str, str] | None:
+    import hashlib
+
+    if name == "vega.js":
+        text = html.drawing_library()
+    elif name == "charts.js":
+        text = html.asset("page.js")
+    elif name == "style.css":
+        text = html.style_sheet() + "\n" + _file("dashboard.css")
+    elif name in ASSETS:
+        text = _file(ASSETS[name])
+    else:
+        return None
+    kind = "text/css" if name.endswith(".css") else "text/javascript"
+    return text, f"{kind}; charset=utf-8", f'"{hashlib.sha256(text.encode()).hexdigest()[:20]}"'
+
+
+def warm_up() -> None:
+    """Do once what the first visitor would wait seconds for: make the drawing library, import what reads trainings."""
+    import recspect.examining.watched_steps
+
+    _asset("vega.js")
+    recspect.examining.watched_steps.all_diagnostics()
+
+
+def _file(name: str) -> str:
+    return files("recspect.dashboard").joinpath("assets", *name.split("/")).read_text(encoding="utf-8")
+
+
+def _door(app: FastAPI, guard: Guard, pages: Pages) -> None:
+    @app.get("/login")
+    def door(request: Request) -> Response:
+        return pages.show(request, "login.html.j2", wrong=False)
+
+    @app.post("/login")
+    async def enter(request: Request) -> Response:
+        if not guard.accepts((await _form(request)).get("token", "").strip()):
+            return pages.show(request, "login.html.j2", status=401, wrong=True)
+        answer = RedirectResponse("/", 303)
+        answer.set_cookie(COOKIE, guard.cookie(), httponly=True, samesite="strict", secure=request.url.scheme == "https")
+        return answer
+
+
+def _overview(app: FastAPI, views: Views, pages: Pages) -> None:
+    @app.get("/")
+    def overview(request: Request) -> Response:
+        """All runs."""
+        return pages.show(request, "overview.html.j2", page="overview", **views.overview())
+
+    @app.get("/rows")
+    def rows(request: Request) -> Response:
+        """The table of runs alone, for a page that shows it again."""
+        return pages.show(request, "rows.html.j2", **views.overview())
+
+    @app.get("/index.json")
+    def index() -> dict[str, Any]:
+        shown = views.overview()
+        return {"runs": [entry.to_mapping() for entry in shown["entries"]]}
+
+    @app.get("/compare")
+    def compare(request: Request, run: Annotated[list[str], Query(max_length=2)] = []) -> Response:  # noqa: B006 - never changed
+        """Two runs beside each other."""
+        entries = [_entry(views, name) for name in run if name]
+        if len(entries) != 2 or entries[0].name == entries[1].name:
+            return pages.show(request, "choose.html.j2", page="compare", entries=views.shelf.entries(), chosen=run)
+        drawings = Drawings(stills=False)
+        shown = views.compare(entries, drawings)
+        return pages.show(request, "compare.html.j2", page="compare", **shown, drawing=drawings.block())
+
+
+def _runs(app: FastAPI, views: Views, pages: Pages, live_seconds: float) -> None:
+    @app.get("/runs/{name}.json")
+    def summary_json(name: str) -> dict[str, Any]:
+        entry = _entry(views, name)
+        report = views.report(entry)
+        return {"run": entry.to_mapping(), "report": None if report is None else plain(report)}
+
+    @app.get("/runs/{name}/live")
+    async def live(request: Request, name: str) -> Response:
+        entry = await asyncio.to_thread(_entry, views, name)
+        return StreamingResponse(_changes(request, views, entry, live_seconds), media_type="text/event-stream")
+
+    @app.get("/runs/{name}/training/now")
+    def now(request: Request, name: str) -> Response:
+        """The live part of the page of a training."""
+        entry = _watched(views, name)
+        drawings = Drawings(stills=False, name="live")
+        shown = views.training(entry, drawings)
+        return pages.show(request, "training_now.html.j2", entry=entry, **shown, drawing=drawings.block())
+
+    @app.get("/runs/{name}/training/distributions")
+    def spread(request: Request, name: str, at: Annotated[int | None, Query(ge=0, le=10**6)] = None) -> Response:
+        """Distributions at one of the steps at which they were taken."""
+        entry = _watched(views, name)
+        drawings = Drawings(stills=False, name="distribution")
+        return pages.show(request, "distributions.html.j2", entry=entry, **views.distributions(entry, at, drawings), drawing=drawings.block())
+
+    @app.post("/runs/{name}/feedback")
+    async def say(request: Request, name: str) -> Response:
+        return await asyncio.to_thread(_said, request, name, await _form(request))
+
+    def _said(request: Request, name: str, form: Mapping[str, str]) -> Response:
+        code, place = form.get("code", ""), form.get("place", "")
+        entry = _entry(views, name)
+        report = views.report(entry)
+        known = report is not None and any(f.code == code and (str(f.place) if f.place.name else "") == place for f in report.findings)
+        if not known or entry.folder is None:
+            raise HTTPException(404, f"{entry.name} has no such finding")
+        add_feedback(entry.folder, Said(code=code, place=place, said=form.get("said", ""), note=form.get("note", "")))
+        shown = views.findings(entry)
+        line = next(line for line in shown["lines"] if line.code == clean(code, limit=80) and line.place == clean(place, limit=120))
+        return pages.show(request, "said.html.j2", entry=entry, line=line)
+
+    @app.get("/runs/{name}/{page}.json")
+    def page_json(name: str, page: str) -> dict[str, Any]:
+        entry = _entry(views, name)
+        report = views.report(entry)
+        if report is None:
+            return {"run": entry.to_mapping(), "report": None}
+        if page in ("findings", "provenance"):
+            return dict(plain(report))
+        if page not in stages(report):
+            raise HTTPException(404, f"{entry.name} has nothing about {page[:60]}")
+        return dict(plain(part(report, page)))
+
+    @app.get("/runs/{name}/{page}")
+    def stage_page(request: Request, name: str, page: str, verdict: Annotated[str, Query(max_length=10)] = "", stage: Annotated[str, Query(max_length=60)] = "",
+                   words: Annotated[str, Query(max_length=200)] = "") -> Response:
+        entry = _entry(views, name)
+        if page == "findings":
+            return pages.show(request, "findings.html.j2", entry=entry, page=page, **views.findings(entry, verdict=verdict, stage=stage, words=words))
+        if page == "provenance":
+            return pages.show(request, "provenance.html.j2", entry=entry, page=page, **views.summary(entry))
+        drawings = Drawings(stills=False)
+        shown = views.stage(entry, page, drawings)
+        if shown is None and (page != "training" or entry.kind == "findings"):
+            raise HTTPException(404, f"{entry.name} has nothing about {page[:60]}")
+        return pages.show(request, "training.html.j2" if page == "training" and entry.kind != "findings" else "stage.html.j2", entry=entry, page=page,
+                          **(shown or {"told": [], "passed": [], "unanswered": [], "chapters": [], "report": None, "causes": []}), drawing=drawings.block())
+
+    @app.get("/runs/{name}")
+    def summary(request: Request, name: str) -> Response:
+        entry = _entry(views, name)
+        return pages.show(request, "summary.html.j2", entry=entry, **views.summary(entry))
+
+
+async def _form(request: Request) -> dict[str, str]:
+    """Fields of a form; the guard has bounded its size."""
+    body = await request.body()
+    return dict(parse_qsl(body.decode("utf-8", "replace"), max_num_fields=20))
+
+
+def _entry(views: Views, name: str) -> Entry:
+    found = views.shelf.entry(name)
+    if found is None:
+        raise HTTPException(404, f"there is no run {name[:120]!r} here")
+    if found.damaged:
+        raise HTTPException(409, found.damaged)
+    return found
+
+
+def _watched(views: Views, name: str) -> Entry:
+    entry = _entry(views, name)
+    if entry.kind == "findings":
+        raise HTTPException(404, f"{entry.name} is no training")
+    return entry
+
+
+async def _changes(request: Request, views: Views, entry: Entry, seconds: float) -> AsyncIterator[str]:
+    """An event each time a training wrote something; it ends when the training does or nobody listens."""
+    assert entry.folder is not None
+    watched = [entry.folder / name for name in (LIVE_FILE, "steps.parquet", "run.json", "observed.json", "findings.json")]
+    last, quiet = [stamp(path) for path in watched], 0.0
+    yield "retry: 5000\n\n"
+    while not await request.is_disconnected():
+        await asyncio.sleep(seconds)
+        now = [stamp(path) for path in watched]
+        quiet += seconds
+        if now != last:
+            last, quiet = now, 0.0
+            found = await asyncio.to_thread(views.shelf.entry, entry.name)
+            status = found.status if found is not None else ""
+            yield f"event: change\ndata: {json.dumps({'status': status})}\n\n"
+            if status != "running":
+                yield f"event: end\ndata: {json.dumps({'status': status})}\n\n"
+                return
+        elif quiet >= KEEP_SECONDS:
+            quiet = 0.0
+            yield ": still here\n\n"
+
+
+def _twin(request: Request) -> str:
+    """The JSON of the same page."""
+    path = request.url.path.rstrip("/")
+    return "/index.json" if path in ("", "/rows") else f"{path}.json" if path.startswith("/runs/") else ""
+
+
+def _errors(app: FastAPI, pages: Pages) -> None:
+    @app.exception_handler(HTTPException)
+    async def known(request: Request, error: HTTPException) -> Response:
+        hint = {404: "the overview lists what there is", 409: "repair or remove the file"}.get(error.status_code, "")
+        return pages.fault(request, error.status_code, clean(error.detail, limit=400), hint)
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        return pages.fault(request, 422, clean(f"{first['loc'][-1]}: {first['msg']}", limit=300))
+
+    @app.exception_handler(RecspectError)
+    async def ours(request: Request, error: RecspectError) -> Response:
+        return pages.fault(request, 422 if isinstance(error, UsageError) else 409, clean(error.message, limit=600), error.hint)
+
+
+__all__ = ["create_app", "warm_up"]

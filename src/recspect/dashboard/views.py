@@ -1,0 +1,246 @@
+"""What each page shows, as names for its template: parts of a report, pictures of a training, comparisons. No HTTP here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from recspect.dashboard.feedback import Said, read_feedback
+from recspect.dashboard.hiding import SMALLEST, without_small_groups
+from recspect.dashboard.shelf import Entry, Shelf, stamp
+from recspect.dashboard.training_pictures import compared, distributions, pictures
+from recspect.diagnosis.evidence import Evidence
+from recspect.diagnosis.finding import Finding, Report, Verdict
+from recspect.errors import RunError
+from recspect.report.chapters import stage_of
+from recspect.report.content import SIGNS, Drawings, content
+from recspect.report.wording import amount, certainty, clean, split_claim, stage_order
+
+TITLES = {"data": "Data", "features": "Fields", "training": "Training", "embeddings": "Embeddings", "predictions": "Predictions",
+          "recommendations": "Lists", "explanations": "Explanations", "effects": "Effects", "metrics": "Metrics", "cost": "Cost", "run": "The run"}
+"""Stage of the loop to the title of its page; another stage goes by its own name."""
+
+LIVE_STEPS = ("training.batch_size", "training.gradient_flow", "training.learning_rate", "training.loss_anomaly", "training.update_ratio")
+"""Questions that the rows of a training answer while it goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What is new about a run beside an earlier one, as (code, place)."""
+
+    since: str
+    worse: tuple[tuple[str, str], ...]
+    better: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One finding in the table of all."""
+
+    code: str
+    verdict: str
+    place: str
+    claim: str
+    amount: str
+    certainty: str
+    address: str
+    said: tuple[Said, ...]
+
+
+class Views:
+    """Makes the pages of a shelf.
+
+    Args:
+        shelf: What there is.
+        smallest: Groups of fewer rows or people are not shown.
+    """
+
+    def __init__(self, shelf: Shelf, *, smallest: int = SMALLEST) -> None:
+        self.shelf, self.smallest = shelf, smallest
+        self._live: dict[str, tuple[Any, tuple[Finding, ...]]] = {}
+
+    def report(self, entry: Entry) -> Report | None:
+        """The findings of an entry without small groups.
+
+        Raises:
+            RunError: The file is damaged.
+        """
+        report = self.shelf.report(entry)
+        return None if report is None else without_small_groups(report, self.smallest)
+
+    # ------------------------------------------------------------------ pages
+
+    def overview(self) -> dict[str, Any]:
+        """All entries, newest first, and what changed in the newest examined one."""
+        entries = self.shelf.entries()
+        examined = [entry for entry in entries if entry.verdict]
+        newest = examined[0] if examined else None
+        return {"entries": entries, "newest": newest, "change": None if newest is None else self.change(newest, entries), "running": any(e.status == "running" for e in entries)}
+
+    def summary(self, entry: Entry) -> dict[str, Any]:
+        """Verdict, causes and what is wrong, each a link to the page where it is shown."""
+        report = self.report(entry)
+        if report is None:
+            return {"report": None, "change": None}
+        shown = content(replace(report, overview=(), findings=tuple(replace(f, evidence=()) for f in report.findings)), Drawings(stills=False))
+        return shown | {"report": report, "change": self.change(entry, self.shelf.entries()), "link": addresses(entry.name)}
+
+    def stage(self, entry: Entry, stage: str, drawings: Drawings) -> dict[str, Any] | None:
+        """Findings and pictures of one stage; None where the report has nothing of it."""
+        report = self.report(entry)
+        if report is None or stage not in stages(report):
+            return None
+        return content(part(report, stage), drawings) | {"report": report, "stage": stage}
+
+    def findings(self, entry: Entry, *, verdict: str = "", stage: str = "", words: str = "") -> dict[str, Any]:
+        """All findings in a table, worst first.
+
+        Args:
+            entry: Whose.
+            verdict, stage: Only these; empty for all.
+            words: Only findings whose code, place or claim contain this.
+        """
+        report = self.report(entry)
+        link = addresses(entry.name)
+        said = read_feedback(entry.folder) if entry.folder is not None else ()
+        lines = []
+        for finding in report.ranked if report is not None else ():
+            place = str(finding.place) if finding.place.name else ""
+            text = f"{finding.code} {place} {finding.claim}".lower()
+            if verdict in ("", finding.verdict.value) and stage in ("", finding.stage) and words.lower() in text:
+                lines.append(Line(code=clean(finding.code, limit=80), verdict=finding.verdict.value, place=clean(place, limit=120), claim=split_claim(finding.claim)[0],
+                                  amount=amount(finding.estimate) if finding.estimate else "", certainty=certainty(finding.estimate) if finding.estimate else "",
+                                  address=link(finding.code, anchor_of(finding)),
+                                  said=tuple(one for one in said if (one.code, one.place) == (finding.code, place))))
+        return {"report": report, "lines": lines, "asked": {"verdict": verdict, "stage": stage, "words": words}, "verdicts": [v.value for v in Verdict]}
+
+    def training(self, entry: Entry, drawings: Drawings) -> dict[str, Any]:
+        """Pictures of a training as it stands, and what its rows say is wrong.
+
+        Raises:
+            RunError: Its files are damaged.
+        """
+        from recspect.diagnosis.observing.live_rows import read_live
+
+        assert entry.folder is not None
+        steps = read_live(entry.folder)
+        if not steps.num_rows:
+            return {"steps": 0, "chapters": [], "told": []}
+        found = self._alarms(entry, steps)
+        told = tuple(replace(f, evidence=()) for f in found)  # what they would draw is among the pictures
+        shown = content(Report(findings=told, overview=tuple(pictures(steps, found)), title=entry.name), drawings)
+        return shown | {"steps": steps["step"][-1].as_py(), "epoch": steps["epoch"][-1].as_py(), "measured": steps.num_rows}
+
+    def distributions(self, entry: Entry, at: int | None, drawings: Drawings) -> dict[str, Any]:
+        """Distributions of activations, gradients and weights at a set of histograms, counted from 0; None for the last.
+
+        Raises:
+            RunError: The file is damaged.
+        """
+        assert entry.folder is not None
+        table = _histograms(entry.folder)
+        steps = sorted(set(table["step"].to_pylist()))
+        step = None if at is None or not steps else steps[max(0, min(at, len(steps) - 1))]
+        shown, steps = distributions(table, step)
+        return figures_of(shown, drawings) | {"steps": steps, "step": step if step is not None else (steps[-1] if steps else None)}
+
+    def compare(self, entries: Sequence[Entry], drawings: Drawings) -> dict[str, Any]:
+        """Two entries: what each finds and the other does not, and their curves over each other."""
+        from recspect.diagnosis.observing.live_rows import read_live
+
+        curves = [(entry.name, read_live(entry.folder)) for entry in entries if entry.folder is not None and entry.kind != "findings"]
+        reports = [self.report(entry) for entry in entries]
+        change = None if None in reports else difference(reports[0], reports[1], since=entries[0].name)  # type: ignore[arg-type]
+        return figures_of(compared([(name, rows) for name, rows in curves if rows.num_rows]), drawings) | {"pair": list(entries), "change": change}
+
+    # ------------------------------------------------------------------ parts
+
+    def change(self, entry: Entry, entries: Sequence[Entry]) -> Change | None:
+        """What is new beside the last earlier entry of the same data that had no FAIL; None where there is none."""
+        if not entry.verdict:
+            return None
+        earlier = next((e for e in entries if e.name != entry.name and e.verdict in ("PASS", "WARN") and e.created <= entry.created and e.data == entry.data), None)
+        if earlier is None:
+            return None
+        try:
+            before, now = self.shelf.report(earlier), self.shelf.report(entry)
+        except RunError:
+            return None
+        return None if before is None or now is None else difference(before, now, since=earlier.name)
+
+    def _alarms(self, entry: Entry, steps: Any) -> tuple[Finding, ...]:
+        from recspect.examining.watched_steps import as_columns, findings_on
+
+        assert entry.folder is not None
+        now = (steps.num_rows, stamp(entry.folder / "steps.parquet"))
+        held = self._live.get(entry.name)
+        if held is None or held[0] != now:
+            held = (now, findings_on(as_columns(steps), name=entry.name, source="the training's steps", questions=LIVE_STEPS))
+            self._live = {**dict(list(self._live.items())[-15:]), entry.name: held}
+        return held[1]
+
+
+def difference(before: Report, now: Report, *, since: str) -> Change:
+    """Findings that became FAIL or WARN, and those that no longer are."""
+    bad = (Verdict.FAIL, Verdict.WARN)
+    old, new = ({(f.code, str(f.place) if f.place.name else "") for f in report.findings if f.verdict in bad} for report in (before, now))
+    return Change(since=since, worse=tuple(sorted(new - old)), better=tuple(sorted(old - new)))
+
+
+def figures_of(evidence: Sequence[Evidence], drawings: Drawings) -> dict[str, Any]:
+    """Names for a template that shows pictures and nothing else."""
+    return content(Report(overview=tuple(replace(piece, stage="run") for piece in evidence)), drawings)
+
+
+def stages(report: Report) -> list[str]:
+    """Stages that the report says something of, in the order of the loop."""
+    return sorted({f.stage for f in report.findings} | {stage_of(piece) for piece in report.overview}, key=stage_order)
+
+
+def part(report: Report, stage: str) -> Report:
+    """Findings and pictures of one stage."""
+    return Report(findings=tuple(f for f in report.findings if f.stage == stage), overview=tuple(piece for piece in report.overview if stage_of(piece) == stage),
+                  title=report.title)
+
+
+def anchor_of(finding: Finding) -> str:
+    """Where the finding stands on the page of its stage."""
+    return f"{finding.verdict.value.lower()}-{finding.code}"
+
+
+def addresses(name: str) -> Callable[[str, str], str]:
+    """(code, anchor) of a finding to its address."""
+    return lambda code, anchor: f"/runs/{quote(name, safe='')}/{quote(code.split('.', 1)[0], safe='')}#{quote(anchor, safe='.-_')}"
+
+
+def plain(report: Report) -> Mapping[str, Any]:
+    """The JSON twin of a page that shows a report or a part of one."""
+    return report.to_mapping()
+
+
+def worst(report: Report, stage: str) -> str:
+    """Worst verdict of a stage's findings, empty where it has none that is known."""
+    known = [f.verdict for f in report.findings if f.stage == stage and f.verdict is not Verdict.UNKNOWN]
+    return max(known, key=lambda verdict: verdict.severity).value if known else ""
+
+
+def _histograms(folder: Path) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from recspect.diagnosis.observing.rows import HISTOGRAMS, HISTOGRAMS_FILE
+
+    path = folder / HISTOGRAMS_FILE
+    if not path.is_file():
+        return HISTOGRAMS.empty_table()
+    try:
+        return pq.read_table(path).cast(HISTOGRAMS)
+    except (pa.ArrowException, OSError) as error:
+        raise RunError(f"{path} is damaged: {error}", hint="train anew, or remove the file") from None
+
+
+SIGN_OF = {verdict.value: sign for verdict, sign in SIGNS.items()}
+__all__ = ["SIGN_OF", "TITLES", "Views", "addresses", "part", "plain", "stages", "worst"]
