@@ -51,6 +51,7 @@ CODES = frozenset({
     "data.change_point", "data.drift", "data.joint_drift", "data.label_maturity", "data.missing_values", "data.negative_volume", "data.replay", "data.sample_ratio",
     "data.split_overlap", "data.target_leak", "data.time_leak",
     "embeddings.collapse", "embeddings.heavy_tail", "embeddings.untrained_rows",
+    "explanations.baselines", "explanations.completeness", "explanations.deletion", "explanations.infidelity", "explanations.insertion", "explanations.randomisation", "explanations.sensitivity",
     "features.corruption", "features.disagreement", "features.hash_collisions", "features.modality", "features.skew", "features.spurious", "features.unused",
     "predictions.calibration", "predictions.calibration_slope", "predictions.churn", "predictions.cold_start", "predictions.group_gap",
     "predictions.negative_sampling", "predictions.normalised_entropy", "predictions.ranking_quality", "predictions.rating_error",

@@ -22,6 +22,7 @@ Columns that probes add and that stats may ask for (all begin with '@'):
                                 this and the two above carry its name: @conductance:f:l:epoch-1
     @flow_error @flow_explained how far the contributions behind the flows are from the logit's difference, and its size, per row
     @completeness_error @explained
+    @explanation:m:e            measure m of the quality of explanations by explainer e, on a few rows; @explanation:m without explainer is of the model (see probes.explanation_quality)
     @activation:l               activations of layer l, a matrix; @gradient_norm:l its loss gradient per row; @squashed:l what its
                                 sigmoid or tanh was given, a matrix
     @row:f                      table row(s) that field f reads

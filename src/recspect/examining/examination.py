@@ -24,6 +24,7 @@ from recspect.examining.clusters import USERS, with_users
 from recspect.examining.compared_baselines import COMPARED_ROWS, compared_baselines
 from recspect.examining.overview import NEEDS, overview
 from recspect.examining.sampling import all_rows
+from recspect.examining.scorecard import scorecard_needs
 from recspect.examining.tables import fitted_baselines, frequency_probe, sample_of, standard_probes
 from recspect.schema import Schema
 from recspect.validating import require_one_clock, validate
@@ -33,6 +34,9 @@ FLOW_ROWS, EPOCH_FLOW_ROWS = 4096, 1024
 
 PERMUTED_ROWS, PERMUTED_FIELDS, PERMUTATIONS = 8192, 6, 5
 """Held-out rows on which fields are permuted, how many fields (those that can raise the loss most), and how often each."""
+
+EXPLAINED_ROWS = 256
+"""Held-out rows whose explanations are held against the model, by several measures and several explainers."""
 
 DONORS = 8
 """Rows from which a row without the fields of a modality takes their values."""
@@ -201,6 +205,7 @@ def examine(subject: Subject, target: Any, schema: Schema, *, reference: Any = N
         _permute(subject, schema, held_out, side, sample_rows, say)
         shown = compared_baselines(subject, sample_of(held_out, min(COMPARED_ROWS, sample_rows)), say)
         _leave_out_modalities(subject, schema, held_out, side, sample_rows, say)
+        _score_explanations(subject, schema, held_out, train, side, sample_rows, path_steps, say)
     for extra, name in ((_prefixed(steps, "@") if steps is not None else None, "training steps"),
                         (_list_columns(lists) if lists is not None else None, "recommended lists")):
         if extra is not None:
@@ -307,6 +312,21 @@ def _leave_out_modalities(subject: TorchSubject, schema: Schema, held_out: Batch
     side.views.append(View.over(read(sample, name="held-out rows without the fields of a modality"), [*own, probe]))
 
 
+def _score_explanations(subject: TorchSubject, schema: Schema, held_out: Batch, train: Batch | None, side: Side, sample_rows: int, path_steps: int, say: Say) -> None:
+    """A view of explanations of held-out rows, scored beside random, constant and measured ones."""
+    from recspect.diagnosis.probes.explanation_quality import ExplanationQualityProbe
+
+    sample = sample_of(held_out, min(EXPLAINED_ROWS, sample_rows))
+    probe = ExplanationQualityProbe(subject, pool=sample_of(held_out if train is None else train, 4096), steps=path_steps)
+    try:
+        probe.observe(sample.take(slice(0, 2)))
+    except SubjectError as reason:
+        say(f"scoring explanations is left out: {reason}")
+        return
+    own = standard_probes(schema, list(held_out), score_from_table=False)
+    side.views.append(View.over(read(sample, name="held-out rows whose explanations are scored"), [*own, probe], rows=EXPLAINED_ROWS))
+
+
 def _judged(side: Side, other: Side, schema: Schema, *, slices: Sequence[Slice], diagnostics: Sequence[Diagnostic] | None,
             title: str, say: Say, provenance: Mapping[str, Any], epochs: tuple[int, ...] = (), layers: tuple[str, ...] = (),
             tables: tuple[str, ...] = (), fields: tuple[str, ...] = (), shown: tuple[Evidence, ...] = ()) -> Report:
@@ -315,7 +335,7 @@ def _judged(side: Side, other: Side, schema: Schema, *, slices: Sequence[Slice],
                   layers=layers, tables=tables, fields=fields or schema.field_names)
     planned = plan(asked, scope)
     counted = [(ALL, USERS)] if scope.cluster_name == "users" and planned.answering else []
-    first = ([*counted, *NEEDS], counted if "@cluster" in other.columns else [])
+    first = ([*counted, *NEEDS, *(scorecard_needs(scope) if any(d.code.startswith("explanations.") for d in planned.answering) else ())], counted if "@cluster" in other.columns else [])
     target, reference = gathered(planned, scope, *(_asked(one, extra, say) for one, extra in zip((side, other), first, strict=True)))
     say("judging")
     findings = with_users(judge(planned, target, reference, scope), target, reference)

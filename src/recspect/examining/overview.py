@@ -20,6 +20,7 @@ from recspect.diagnosis.slice import ALL
 from recspect.diagnosis.stats.series import Series, SeriesLine
 from recspect.diagnosis.tally import Key, Tally
 from recspect.errors import Unavailable
+from recspect.examining.scorecard import scorecard_of
 
 MOST_FIELDS = 25
 """Fields in the pictures of importance; the table has all."""
@@ -101,9 +102,18 @@ def recommendations(examined: Examined) -> list[Evidence]:
     return examined.pictures("recommendations.popularity_bias", "recommendations.coverage")
 
 
+def explanations(examined: Examined) -> list[Evidence]:
+    """The interpretability scorecard.
+
+    Raises:
+        Unavailable: No explanations were scored.
+    """
+    return [scorecard_of(examined.target, examined.scope).table()]
+
+
 CHAPTERS: dict[str, Callable[[Examined], list[Evidence]]] = {
     "data": data, "features": features, "training": training, "embeddings": embeddings, "predictions": predictions,
-    "recommendations": recommendations,
+    "explanations": explanations, "recommendations": recommendations,
 }
 """Stage to its chapter, in the order of the loop."""
 

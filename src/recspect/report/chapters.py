@@ -22,6 +22,7 @@ _WORDS = {
                   "dimensions table tables abundance",
     "predictions": "predicted prediction predictions probability probabilities calibration calibrated calibrate observed auc baseline baselines "
                    "slice slices entropy accuracy precision ndcg recall score scores metric metrics better worst error errors",
+    "explanations": "explanation explanations explained explain faithful infidelity completeness deletion insertion scorecard",
     "recommendations": "recommendation recommendations recommended recommend recommends list lists popular popularity exposure exposures "
                        "coverage diversity novelty tail catalogue gini items shown",
     "effects": "effect effects lift experiment arm arms policy propensity",
@@ -37,6 +38,7 @@ INTRODUCTIONS = {
     "training": "How the model learned, and where it stopped learning anything that holds elsewhere.",
     "embeddings": "What the tables of ids hold.",
     "predictions": "How well scores rank and how far they can be taken at their word, against simple baselines and slice by slice.",
+    "explanations": "Whether what is said about the model's reasons is so.",
     "recommendations": "What people would get to see.",
     "effects": "Whether it did any good.",
     "cost": "What it takes to run.",

@@ -14,7 +14,7 @@ from typing import Any
 from recspect.diagnosis.estimate import Estimate, significant_digits
 from recspect.diagnosis.finding import Finding, Report, Verdict
 
-STAGES = ("data", "features", "training", "embeddings", "predictions", "recommendations", "effects", "cost")
+STAGES = ("data", "features", "training", "embeddings", "predictions", "explanations", "recommendations", "effects", "cost")
 """Stages of the loop, in the order of the data flow; a stage not listed comes after these, by name."""
 
 CLAIM_LIMIT = 1200

@@ -72,18 +72,10 @@ class FieldWorld:
     def exposures(self) -> Batch:
         """Columns: the fields, time, click (0 or 1) and truth."""
         rng = np.random.default_rng(self.seed)
-        columns: dict[str, NDArray[np.int64]] = {}
+        columns, effects = self._drawn(rng)
         logit = np.full(self.rows, np.log(self.base_rate / (1 - self.base_rate)))
-        for k, strength in enumerate(self.strengths):
-            columns[f"field{k}"] = rng.integers(0, self.categories, self.rows)
-            logit += strength * _standard(rng.normal(size=self.categories))[columns[f"field{k}"]]
-        if self.pair:
-            left, right = rng.integers(0, self.categories, (2, self.rows))
-            effect = rng.normal(size=(self.categories, 2)) @ rng.normal(size=(2, self.categories))
-            effect -= effect.mean(0, keepdims=True)
-            effect -= effect.mean(1, keepdims=True)
-            logit += self.pair * (effect / effect.std())[left, right]
-            columns |= {"left": left, "right": right}
+        for name, effect in effects.items():
+            logit += effect[columns["left"], columns["right"]] if name == "left, right" else effect[columns[name]]
         if self.duplicate:
             columns["copy"] = columns["field0"].copy()
         if self.constant:
@@ -93,6 +85,26 @@ class FieldWorld:
         truth = sigmoid(logit)
         return Batch({**columns, "time": np.sort(rng.uniform(0, 86_400, self.rows)),
                       "click": (rng.random(self.rows) < truth).astype(np.int64), TRUTH: truth})
+
+    @property
+    def effects(self) -> dict[str, NDArray[np.float64]]:
+        """What each category of `field0`, `field1`, ... adds to the logit, shape (categories,), and each pair of `left` and `right` under "left, right", shape (categories, categories)."""
+        return self._drawn(np.random.default_rng(self.seed))[1]
+
+    def _drawn(self, rng: np.random.Generator) -> tuple[dict[str, NDArray[np.int64]], dict[str, NDArray[np.float64]]]:
+        columns: dict[str, NDArray[np.int64]] = {}
+        effects: dict[str, NDArray[np.float64]] = {}
+        for k, strength in enumerate(self.strengths):
+            columns[f"field{k}"] = rng.integers(0, self.categories, self.rows)
+            effects[f"field{k}"] = strength * _standard(rng.normal(size=self.categories))
+        if self.pair:
+            left, right = rng.integers(0, self.categories, (2, self.rows))
+            effect = rng.normal(size=(self.categories, 2)) @ rng.normal(size=(2, self.categories))
+            effect -= effect.mean(0, keepdims=True)
+            effect -= effect.mean(1, keepdims=True)
+            columns |= {"left": left, "right": right}
+            effects["left, right"] = self.pair * (effect / effect.std())
+        return columns, effects
 
 
 def _standard(effects: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -62,9 +62,7 @@ class World:
     def exposures(self) -> Batch:
         """The log: columns user, item, surface, age, time (seconds), click (0 or 1) and truth."""
         rng = np.random.default_rng(self.seed)
-        taste = rng.normal(size=(self.users, self.width))
-        quality = rng.normal(size=(self.items, self.width))
-        user_bias, item_bias = rng.normal(size=self.users), rng.normal(size=self.items)
+        taste, quality, user_bias, item_bias = self._latent(rng)
         age = np.round(rng.uniform(15, 75, self.users))
         user = rng.integers(0, self.users, self.rows)
         shares = 1 / np.arange(1, self.items + 1) ** self.popularity
@@ -77,6 +75,16 @@ class World:
             "user": user, "item": item, "surface": Categorical(surface, np.array(SURFACES, dtype=object)), "age": age[user],
             "time": np.sort(rng.uniform(0, self.days * 86_400, self.rows)), "click": (rng.random(self.rows) < truth).astype(np.int64),
             TRUTH: truth})
+
+    @property
+    def latent(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Taste of users, shape (users, width), quality of items, shape (items, width), bias of users and of items: the truth, before they are scaled to the signal."""
+        return self._latent(np.random.default_rng(self.seed))
+
+    def _latent(self, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        taste = rng.normal(size=(self.users, self.width))
+        quality = rng.normal(size=(self.items, self.width))
+        return taste, quality, rng.normal(size=self.users), rng.normal(size=self.items)
 
 
 def split_by_time(batch: Batch, *, share: float = 0.7, time: str = "time") -> tuple[Batch, Batch]:

@@ -56,17 +56,59 @@ def infidelity(subject: TorchSubject, batch: Batch, contributions: Floats, *, ba
 
     Source: Yeh et al. 2019, On the (In)fidelity and Sensitivity of Explanations; the normalised form is that of Captum.
     """
+    _require_shape(contributions, batch, subject.sites(batch).fields)
+    return moved_fields(subject, batch, baseline=baseline, distance=distance, draws=draws, seed=seed).infidelity(contributions, normalise=normalise)
+
+
+@dataclass(frozen=True)
+class MovedFields:
+    """Sets of fields moved towards the baseline, and by how much the score fell: what several explanations of the same rows are held against.
+
+    Args:
+        moved: Shape [C, F].
+        falls: Shape [C, B], logits.
+        distance: How far they were moved, as a share of the way.
+    """
+
+    moved: NDArray[np.bool_]
+    falls: Floats
+    distance: float
+
+    def infidelity(self, contributions: Floats, *, normalise: bool = False) -> Floats:
+        """Mean squared difference between the falls and what contributions (shape [B, F], or [F] for all rows) say, shape [B]; see `infidelity`."""
+        said = self.distance * self.moved.astype(np.float64) @ np.broadcast_to(contributions, (self.falls.shape[1], self.moved.shape[1])).T
+        if normalise:
+            size = np.square(said).sum(0)
+            said = said * np.divide((said * self.falls).sum(0), size, out=np.zeros_like(size), where=size > 0)
+        return np.asarray(np.square(said - self.falls).mean(0))
+
+    def best_constant(self) -> Floats:
+        """The one explanation for all rows that has the least infidelity on these, shape [F]: what can be said without looking at a row."""
+        said = self.distance * self.moved.astype(np.float64)
+        return np.asarray(np.linalg.lstsq(said, self.falls.mean(1), rcond=None)[0])
+
+
+def moved_fields(subject: TorchSubject, batch: Batch, *, baseline: Baseline | None = None, distance: float = 1.0, draws: int = 16, seed: int = 0) -> MovedFields:
+    """Move sets of fields towards the baseline; arguments as of `infidelity`.
+
+    Raises:
+        UsageError: A distance outside (0, 1].
+    """
     if not 0 < distance <= 1:
         raise UsageError(f"distance is {distance}, expected above 0 and at most 1")
-    fields = subject.sites(batch).fields
-    _require_shape(contributions, batch, fields)
-    moved = _sets(len(fields), draws, seed)
-    falls = _falls(subject, batch, moved, distance, baseline)
-    said = distance * moved.astype(np.float64) @ contributions.T
-    if normalise:
-        size = np.square(said).sum(0)
-        said = said * np.divide((said * falls).sum(0), size, out=np.zeros_like(size), where=size > 0)
-    return np.asarray(np.square(said - falls).mean(0))
+    moved = _sets(len(subject.sites(batch).fields), draws, seed)
+    return MovedFields(moved, _falls(subject, batch, moved, distance, baseline), distance)
+
+
+def measured_alone(subject: TorchSubject, batch: Batch, *, baseline: Baseline | None = None) -> tuple[Floats, Floats]:
+    """What the score loses when a field alone is taken out, and what it gains when a field alone is put in, shapes [B, F] each, in logits.
+
+    Their mean is the exact Shapley value of models without interactions of three fields or more; it needs the scores only, no gradient.
+    """
+    count = len(subject.sites(batch).fields)
+    alone = np.eye(count, dtype=bool)
+    falls = _falls(subject, batch, np.concatenate([alone, ~alone, np.ones((1, count), dtype=bool)]), 1.0, baseline)
+    return falls[:count].T, (falls[-1] - falls[count:2 * count]).T
 
 
 def insensitivity(subject: TorchSubject, batch: Batch, contributions: Floats, *, baseline: Baseline | None = None, tolerance: float = 1e-6) -> NDArray[np.int64]:
@@ -148,15 +190,28 @@ def parameter_randomisation(subject: TorchSubject, batch: Batch, *, baseline: Ba
         raise UsageError("the model has no weights that could be replaced")
     correlations = []
     for _, weights in reversed(layers):
-        with torch.no_grad():
-            for weight in weights:
-                deviation = float(weight.std()) if weight.numel() > 1 else float(weight.abs().sum())
-                weight.copy_(torch.randn(weight.shape, generator=generator) * deviation + float(weight.mean()))
+        for weight in weights:
+            _redraw(weight, generator)
         correlations.append(_alike(trained, np.abs(explain(subject.with_model(model), batch)).ravel()))
     return Randomised(layers=tuple(name for name, _ in reversed(layers)), correlation=tuple(correlations))
 
 
+def randomised(model: torch.nn.Module, *, seed: int = 0) -> torch.nn.Module:
+    """The model, with all weights replaced by random ones of the same mean and deviation; give a copy."""
+    generator = torch.Generator().manual_seed(seed)
+    for weight in model.parameters():
+        if weight.is_floating_point():
+            _redraw(weight, generator)
+    return model
+
+
 # ---------------------------------------------------------------------- details
+
+
+def _redraw(weight: torch.Tensor, generator: torch.Generator) -> None:
+    with torch.no_grad():
+        deviation = float(weight.std()) if weight.numel() > 1 else float(weight.abs().sum())
+        weight.copy_(torch.randn(weight.shape, generator=generator) * deviation + float(weight.mean()))
 
 
 def _sets(fields: int, draws: int, seed: int) -> NDArray[np.bool_]:
