@@ -6,8 +6,8 @@ KuaiRand, the length of the call in UCI Bank) are left out: here nothing is wron
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -33,6 +33,7 @@ class RealTable:
         columns: What faults can be planted in; the label is `outcome`.
         rows: About so many rows are taken: of users drawn whole where the table has users, of rows else.
         unknown_share: Share of ids that training hides, so that ids new to it have a trained vector to read.
+        minimum_counts: Of fields of ids: those seen less often in training share one vector, since too few rows teach only themselves.
     """
 
     dataset: str
@@ -40,13 +41,15 @@ class RealTable:
     columns: Columns
     rows: int
     unknown_share: float = 0.0
+    minimum_counts: Mapping[str, int] = field(default_factory=dict)
 
     def schema(self) -> Schema:
         """The data set's schema with the fields that are used, and the 0/1 label."""
         from recspect.datasets import card
 
         whole = card(self.dataset).schema
-        return replace(whole, fields=tuple(field for field in whole.fields if field.name in self.fields), labels=(Label(name=OUTCOME),), ignored=())
+        kept = tuple(replace(one, minimum_count=self.minimum_counts.get(one.name, one.minimum_count)) for one in whole.fields if one.name in self.fields)
+        return replace(whole, fields=kept, labels=(Label(name=OUTCOME),), ignored=())
 
     def parts(self, seed: int) -> tuple[Batch, Batch, Batch]:
         """Rows to train (76%), to stop by (4%) and held out (20%): by time, or at random where there is none.
@@ -73,7 +76,7 @@ def _whole(dataset: str, fields: tuple[str, ...]) -> Batch:
     schema = found.schema
     columns = dict.fromkeys([*fields, schema.label.name, *(c for c in (schema.user, schema.item, schema.time) if c)])
     rows = concatenate(list(found.source.batches(list(columns))))
-    numbers = {field.name: _known(rows.numbers(field.name), field.missing) for field in schema.fields if field.name in fields and field.kind is Kind.NUMERIC}
+    numbers = {one.name: _known(rows.numbers(one.name), one.missing) for one in schema.fields if one.name in fields and one.kind is Kind.NUMERIC}
     label = encode_label(schema.label, rows).astype(np.int64)
     kept = [name for name in rows if name != schema.label.name]
     return rows.select(kept).with_columns({**numbers, OUTCOME: label})
@@ -89,12 +92,13 @@ def _known(values: NDArray[Any], missing: Sequence[object]) -> NDArray[np.float6
 
 REAL_TABLES = {
     "kuairand": RealTable(
-        dataset="kuairand-pure", rows=50_000,
+        dataset="kuairand-pure", rows=50_000, minimum_counts={"user_id": 10, "video_id": 10, "author_id": 10},
         fields=("user_id", "user_active_degree", "register_days", "video_id", "author_id", "video_type", "duration_ms", "music_type", "tab", "hour"),
         columns=Columns(label=OUTCOME, category="video_id", number="duration_ms", user="user_id", item="video_id", time="time_ms", group="user_active_degree",
                         member="full_active")),
     "movielens": RealTable(
-        dataset="movielens-latest-small", rows=50_000, unknown_share=0.1, fields=("userId", "movieId", "genres", "release_year"),
+        dataset="movielens-latest-small", rows=50_000, unknown_share=0.1, minimum_counts={"userId": 50, "movieId": 10},
+        fields=("userId", "movieId", "genres", "release_year"),
         columns=Columns(label=OUTCOME, category="movieId", number="release_year", user="userId", item="movieId", time="timestamp")),
     "bank": RealTable(
         dataset="uci-bank", rows=36_000,
