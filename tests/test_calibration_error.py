@@ -6,6 +6,7 @@ from scipy import stats as scipy_stats
 from sklearn.calibration import calibration_curve
 
 from recspect.diagnosis.batch import Batch
+from recspect.diagnosis.diagnostics.predictions.hosmer_lemeshow import chi_square_tail, hosmer_lemeshow
 from recspect.diagnosis.stats.calibration_error import (
     calibration_error_by_chance,
     consistency_band,
@@ -108,3 +109,42 @@ def test_no_groups_have_no_error_and_groups_of_one_row_no_variance():
     assert consistency_band([]) == []
     assert squared_calibration_error([(1.0, 0.3, 1.0)]) == 0
     assert CalibrationHistogram().zero().groups() == []
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 5, 10])
+def test_the_tail_of_chi_square_is_that_of_scipy(freedom):
+    for value in (0.0, 0.3, 4.0, 21.5, 180.0):
+        assert chi_square_tail(value, freedom) == pytest.approx(scipy_stats.chi2.sf(value, freedom), rel=1e-9)
+
+
+def test_hosmer_and_lemeshow_in_closed_form():
+    """30 rows at .1 with 6 positives, 20 at .5 with 8: (6 - 3)^2 / 2.7 + (8 - 10)^2 / 5."""
+    found = hosmer_lemeshow([(30, 0.1, 0.2), (20, 0.5, 0.4)], np.zeros((0, 2)))
+    assert found.statistic == pytest.approx(9 / 2.7 + 4 / 5)
+    assert (found.groups, found.p_value) == (2, None)
+    assert found.p_independent == pytest.approx(scipy_stats.chi2.sf(found.statistic, 2))
+    assert hosmer_lemeshow([(5, 0.0, 0.0)], np.zeros((0, 1))) is None
+
+
+@pytest.mark.parametrize(("alike", "independent_alarms"), [(False, (0, 20)), (True, (60, 200))])
+def test_right_scores_are_as_likely_as_they_say_also_where_rows_of_a_user_are_alike(alike, independent_alarms):
+    """Of 200 tables of right scores about 10 have a p-value below 5%; taken as independent, alike rows have it far more often."""
+    rng = np.random.default_rng(4)
+    groups, buckets, size, found = 10, 50, 40, []
+    score = (np.arange(groups) + 0.5) / groups
+    for _ in range(200):
+        p = score[None, :] + (np.where(alike, 1.0, 0.0) * rng.choice([-1, 1], (buckets, 1)) * np.minimum(score, 1 - score) * 0.5)
+        positives = rng.binomial(size, p)
+        residuals = positives - size * score
+        rows = [(float(size * buckets), float(s), float(n / (size * buckets))) for s, n in zip(score, positives.sum(0), strict=True)]
+        found.append(hosmer_lemeshow(rows, residuals - residuals.mean(0)))
+    assert 2 <= sum(one.p_value < 0.05 for one in found) <= 24
+    low, high = independent_alarms
+    assert low <= sum(one.p_independent < 0.05 for one in found) <= high
+
+
+def test_scores_that_are_off_have_no_chance():
+    residuals = np.random.default_rng(0).normal(0, 3, (50, 1))
+    found = hosmer_lemeshow([(2000, 0.1, 0.2)], residuals - residuals.mean(0))
+    assert found.p_value < 0.001
+    assert found.p_independent < 1e-40

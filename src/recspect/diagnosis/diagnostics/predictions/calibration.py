@@ -19,9 +19,10 @@ from recspect.diagnosis.diagnostics.policy import (
     require_classes,
     worst,
 )
+from recspect.diagnosis.diagnostics.predictions.hosmer_lemeshow import MOST_ROWS, HosmerLemeshow, hosmer_lemeshow
 from recspect.diagnosis.diagnostics.predictions.slices import LEAST_BUCKETS, Judged, Part, judge_parts
 from recspect.diagnosis.estimate import Estimate
-from recspect.diagnosis.evidence import Bars, Curve, Line
+from recspect.diagnosis.evidence import Bars, Curve, Line, RankedTable
 from recspect.diagnosis.finding import Finding, Place, Remedy, Verdict
 from recspect.diagnosis.jackknife import BucketedSummary, jackknife
 from recspect.diagnosis.multiplicity import Check
@@ -51,7 +52,8 @@ class Calibration(NullCalibrated):
     code = "predictions.calibration"
     question = "Do predicted and observed positives agree, over all rows, along the scores, and in the declared slices?"
     sources = ("Kumar et al. 2019, Verified Uncertainty Calibration", "Brocker and Smith 2007, Increasing the Reliability of Reliability Diagrams",
-               "Benjamini and Hochberg 1995", "Cameron, Gelbach and Miller 2008, Bootstrap-Based Improvements for Inference with Clustered Errors")
+               "Benjamini and Hochberg 1995", "Cameron, Gelbach and Miller 2008, Bootstrap-Based Improvements for Inference with Clustered Errors",
+               "Hosmer and Lemeshow 1980, Goodness of fit tests for the multiple logistic regression model")
 
     def needs(self, scope: Scope) -> Needs:
         """The scores against the label: overall, on training rows where scored, and in each declared slice."""
@@ -84,7 +86,9 @@ class Calibration(NullCalibrated):
         fail = OFF_FAIL if contrast is None else OFF_ALREADY
         verdict = worst([_ratio_verdict(ratio, fail), Verdict.PASS if contrast is None else _ratio_verdict(contrast, OFF_FAIL)])
         rows = total.reliability(CURVE_GROUPS)
-        error, chance, debiased = _calibration_error(rows, _residuals(summary, len(rows)))
+        residuals = _residuals(summary, len(rows))
+        error, chance, debiased = _calibration_error(rows, residuals)
+        together = hosmer_lemeshow(rows, residuals) if total.count < MOST_ROWS else None
         curve_off = error > chance and math.sqrt(max(debiased, 0.0)) > CURVE_FAIL * total.base_rate
         if curve_off:
             verdict = worst([verdict, Verdict.WARN])
@@ -106,7 +110,7 @@ class Calibration(NullCalibrated):
             remedies=(Remedy(code="correct_sampling", text="With negatives kept at rate w, use p / (p + (1 - p) / w)."),
                       Remedy(code="recalibrate", text="Fit a Platt or isotonic calibration on the newest complete rows."),
                       Remedy(code="retrain_recent", text="Train on newer rows if the label rate moved.")),
-            evidence=(_curve(rows),))
+            evidence=(_curve(rows), *(() if together is None else (_table(together, total.count),))))
         yield from self._slices(measured, scope, total)
 
     def _slices(self, measured: _Measured, scope: Scope, total: ScoreLabelSummary) -> Iterable[Finding]:
@@ -209,6 +213,13 @@ def _calibration_error(rows: list[tuple[float, float, float]], residuals: NDArra
         chance = max(chance, float(np.quantile(drawn, 0.99)))
         variance = np.maximum(variance, len(residuals) / (len(residuals) - 1) * (residuals**2).sum(0) / weight**2)
     return expected_calibration_error(rows), chance, float((share * ((rate - score) ** 2 - variance)).sum())
+
+
+def _table(found: HosmerLemeshow, rows: float) -> RankedTable:
+    by_user = "too few users" if found.p_value is None else number(found.p_value, 2)
+    return RankedTable(title="Are the groups of the curve off all together?", columns=("statistic of Hosmer and Lemeshow", "groups", "by chance, users alike", "by chance, rows independent"),
+                       rows=((number(found.statistic, 3), found.groups, by_user, number(found.p_independent, 2)),),
+                       caption=f"{plural(rows, 'held-out row')}; right probabilities give about as much as there are groups, more where rows of a user are alike")
 
 
 def _curve(rows: list[tuple[float, float, float]]) -> Curve:
