@@ -105,6 +105,21 @@ def test_broken_propensities_are_told(seed, fault, words):
     assert words in finding.claim.split(" (")[0]
 
 
+def test_the_effective_sample_size_is_that_of_kish_and_of_self_normalised_weights():
+    """(sum w)^2 / sum w^2 of the weights of an off-policy estimate of uniform choice, w = (1 / items) / p: the variance of a self-normalised (SNIPS) mean of independent outcomes of
+    deviation 1 is sum w^2 / (sum w)^2 = 1 / that size. Nine of ten rows at 2 / items and one at 2 / (11 items) have, by hand, (0.9 / 2 + 0.1 x 5.5)^2 / (0.9 / 4 + 0.1 x 30.25)."""
+    items, rows = 10, 2000
+    table = {"item": np.arange(rows) % items, "p": np.where(np.arange(rows) % 10 == 9, 2 / 11, 2.0) / items, "user": np.arange(rows)}
+    (finding,) = diagnose(PolicySupport(), LOG, table)
+    by_hand = (0.9 / 2 + 0.1 * 5.5) ** 2 / (0.9 / 4 + 0.1 * 30.25)
+    assert finding.estimate.value == pytest.approx(by_hand, rel=1e-12)
+    weights = (1 / items) / table["p"]
+    assert finding.estimate.value * rows == pytest.approx(weights.sum() ** 2 / (weights**2).sum(), rel=1e-12)
+    outcomes = np.random.default_rng(0).normal(0, 1, (4000, rows))
+    snips = outcomes @ weights / weights.sum()
+    assert 1 / snips.var() == pytest.approx(finding.estimate.value * rows, rel=0.07)  # 3 standard errors of a variance of 4,000 draws
+
+
 def test_what_the_log_lacks_is_said():
     for schema, words in ((Schema(item="item"), "'propensity'"), (Schema(propensity="p"), "'item'")):
         (finding,) = diagnose(PolicySupport(), schema, log(0))
