@@ -12,7 +12,6 @@ from datetime import datetime, timedelta
 import numpy as np
 
 from recspect.adapting.held_out import Comparison
-from recspect.adapting.weights import normalised
 from recspect.errors import UsageError
 from recspect.experimenting.experiment import Floats
 
@@ -92,22 +91,20 @@ def must_retire(comparison: Comparison, gate: Gate) -> Verdict:
     return Verdict(surely, (text,))
 
 
-def step_towards(current: Floats, wanted: Floats, noise: Floats, step: float) -> tuple[Floats, float]:
-    """Weights between the current and the wanted ones, no farther than `step` in normalised L1 distance.
+def step_towards(current: Floats, wanted: Floats, step: float) -> tuple[Floats, float]:
+    """Weights on the straight line from the current to the wanted ones, no farther than `step` in L1 distance.
 
-    Weights of both are per standard error of an experiment with this noise, absolute values summing to 1; so are those between, up to what opposite signs cancel.
+    Both are per standard error of the usual experiment, absolute values summing to 1 (`weights.normalised`). Between weights of opposite signs the sum is less than 1, and is left so: scaled up
+    again, a metric that has to turn round would never get past the middle. What a decision makes of them does not depend on their scale.
 
     Returns:
-        The weights in the metrics' own units (their scale is arbitrary: the posterior's slope follows them), and which share of the way was gone, in (0, 1].
+        The weights, and which share of the way was gone, in (0, 1].
     """
-    one, other = normalised(current, noise), normalised(wanted, noise)
-    distance = float(np.abs(other - one).sum())
-    if distance <= step or not one.any():
+    distance = float(np.abs(wanted - current).sum())
+    if distance <= step:
         return wanted, 1.0
     share = step / distance
-    between = one + share * (other - one)
-    found: Floats = between / np.sqrt(np.diag(noise))
-    return found, share
+    return current + share * (wanted - current), share
 
 
 __all__ = ["Gate", "Verdict", "may_adopt", "must_retire", "step_towards"]

@@ -76,7 +76,7 @@ def heterogeneity(corpus: Corpus, weights: Floats, *, least: int = 10) -> Hetero
     if len(found) < 2:
         return Heterogeneity(slopes=slopes, q=0.0, i_squared=0.0, scenes=len(found))
     precision = 1 / np.maximum(found[:, 1], 1e-300) ** 2
-    q = float((precision * (found[:, 0] - np.average(found[:, 0], weights=precision)) ** 2).sum())
+    q = float((precision * (found[:, 0] - np.average(found[:, 0], weights=precision)) ** 2).sum())  # Cochran's
     return Heterogeneity(slopes=slopes, q=q, i_squared=max(0.0, 1 - (len(found) - 1) / q) if q > 0 else 0.0, scenes=len(found))
 
 

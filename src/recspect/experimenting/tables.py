@@ -36,7 +36,7 @@ def read_experiments(data: Any, metrics: Sequence[str], *, noise_correlation: fl
         data: A path or a frame; see the module for the columns.
         metrics: The north star and the short-term metrics; others in the table are left out.
         noise_correlation: Correlation of the errors of any two metrics, where the table gives no covariances and no snapshots.
-        relative: Whether effects are differences relative to control (arms only; effects are taken as they are).
+        relative: Whether effects are log ratios to control, about relative differences (arms only; effects are taken as they are).
 
     Raises:
         DataError: Columns or covariances that are missing, metrics that nothing measured, values that cannot be.
@@ -172,8 +172,9 @@ def _of_arms(name: str, rows: Sequence[Mapping[str, Any]], metrics: Sequence[str
         errors, reference = variance / users, control[2] / control[0]
         effects, spread = mean - control[1], errors + reference
         if relative:
-            ratio = mean / control[1]
-            effects, spread = ratio - 1, errors / control[1] ** 2 + ratio**2 * reference / control[1] ** 2
+            positive = (mean > 0) & (control[1] > 0)
+            treated_mean, control_mean = np.where(positive, mean, np.nan), np.where(positive, control[1], np.nan)
+            effects, spread = np.log(treated_mean / control_mean), errors / treated_mean**2 + reference / control_mean**2
         spread = np.where(spread > 0, spread, np.nan)  # a metric that did not vary was not measured
         effects = np.where(np.isnan(spread), np.nan, effects)
         if np.isnan(effects).all():

@@ -21,7 +21,7 @@ EFFECTS = ("absolute", "relative")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metric:
+class DeclaredMetric:
     """One metric: what events make it, and what is known and asked of it.
 
     Args:
@@ -89,6 +89,7 @@ class Decision:
         least_experiments, dwell_days, step: The gate; see `recspect.adapting.adoption.Gate`.
         scene_experiments: How many experiments of a scene what was learnt in all scenes counts for.
         joint: Whether the north star's own early reading is weighed in.
+        apart: Share of experiments that are decided by the north star alone and never fitted on, so that there is something to check the metric with.
     """
 
     cost_false_ship: float = 1.0
@@ -101,6 +102,7 @@ class Decision:
     step: float = 0.25
     scene_experiments: float = 40.0
     joint: bool = True
+    apart: float = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,14 +115,14 @@ class MetricFile:
         metrics: Short-term metrics.
         decision: What decides.
         window_days: Days after the start of an experiment's last user until the north star is final.
-        effect: `absolute` or `relative` differences.
+        effect: `absolute` differences, or `relative` ones (log ratios, which compare between scenes).
         noise_correlation: Correlation of the sampling errors of metrics, for tables that give variances only; None where such tables are refused.
         cuped_days: Days before the experiment whose values of the same metrics are used to take out noise; 0 for none.
     """
 
     name: str
-    north_star: Metric
-    metrics: tuple[Metric, ...]
+    north_star: DeclaredMetric
+    metrics: tuple[DeclaredMetric, ...]
     decision: Decision = field(default_factory=Decision)
     window_days: float = 28.0
     effect: str = "absolute"
@@ -144,7 +146,7 @@ class MetricFile:
         return (self.north_star.name, *(metric.name for metric in self.metrics))
 
     @property
-    def all(self) -> tuple[Metric, ...]:
+    def all(self) -> tuple[DeclaredMetric, ...]:
         """The north star and the metrics."""
         return (self.north_star, *self.metrics)
 
@@ -188,19 +190,19 @@ def _require_decision(found: Decision, where: str) -> None:
     wrong = [name for name, bad in (
         ("cost_false_ship", found.cost_false_ship <= 0), ("cost_missed", found.cost_missed <= 0), ("most_metrics", found.most_metrics < 1), ("least_experiments", found.least_experiments < 2),
         ("prior_experiments", found.prior_experiments is not None and found.prior_experiments < 0), ("dwell_days", found.dwell_days < 0), ("step", not 0 < found.step <= 2),
-        ("scene_experiments", found.scene_experiments < 0)) if bad]
+        ("scene_experiments", found.scene_experiments < 0), ("apart", not 0 <= found.apart < 1)) if bad]
     if wrong:
         raise UsageError(f"{where}: {wrong[0]} is {getattr(found, wrong[0])}", hint="costs above 0, at least one metric and two experiments, a step above 0 and at most 2, nothing negative")
 
 
-def _metric(table: _Table, name: str) -> Metric:
+def _metric(table: _Table, name: str) -> DeclaredMetric:
     given: dict[str, Any] = {"name": name}
     for key in table.content:
         if key in ("event", "measure", "per", "direction"):
             given[key] = table.text(key, "")
         elif key not in ("name", "window_days"):
             given[key] = table.number(key)
-    return Metric(**given)
+    return DeclaredMetric(**given)
 
 
 class _Table:
@@ -247,4 +249,4 @@ class _Table:
         return found
 
 
-__all__ = ["DIRECTIONS", "MEASURES", "PER_DAY", "PER_USER", "Decision", "Metric", "MetricFile"]
+__all__ = ["DIRECTIONS", "MEASURES", "PER_DAY", "PER_USER", "Decision", "DeclaredMetric", "MetricFile"]
