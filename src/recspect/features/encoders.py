@@ -1,7 +1,7 @@
 """How one field becomes ids or numbers: fitted on training rows, applied to any rows.
 
-Each encoder is a frozen value with four parts: `fit` (from a field and its training column), `encode` (a column to an
-array), `size` (what a model must hold), `state`/`from_state` (plain settings and arrays for files).
+Each encoder is a frozen value with three parts: `encode` (a column to an array), `size` (what a model must hold), `state`/`from_state`
+(plain settings and arrays for files). `recspect.features.fitting` learns it from training rows.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from recspect.errors import DataError, SchemaError
 from recspect.features.encoded import FIRST_KNOWN, MISSING, InputSize
 from recspect.features.vocabulary import (
     Codes,
-    Hashing,
-    Vocabulary,
     codes_from_state,
     encode_categories,
     missing_values,
@@ -65,11 +63,6 @@ class CategoryEncoder:
     field: Field
     codes: Codes
 
-    @classmethod
-    def fit(cls, field: Field, batch: Batch, codes: Codes | None = None) -> CategoryEncoder:
-        """Learn the vocabulary, or count the buckets; `codes` are those of the field that it shares."""
-        return cls(field, codes or _fit_codes(field, batch.categories(field.name)))
-
     @property
     def size(self) -> InputSize:
         return InputSize(name=self.field.name, form="id", rows=self.codes.rows, shares=self.field.shares or "")
@@ -100,21 +93,13 @@ class ListEncoder:
     codes: Codes
     width: int
 
-    @classmethod
-    def fit(cls, field: Field, batch: Batch, codes: Codes | None = None) -> ListEncoder:
-        """Learn the vocabulary over all entries, and the width; `codes` are those of the field that it shares."""
-        lists = _lists(field, batch[field.name])
-        longest = int(lists.lengths.max()) if len(lists) else 0
-        entries = lists.values[lists.offsets[0]:lists.offsets[-1]]
-        return cls(field, codes or _fit_codes(field, _entries(entries)), max(1, min(field.max_length, longest)))
-
     @property
     def size(self) -> InputSize:
         return InputSize(name=self.field.name, form="ids", rows=self.codes.rows, width=self.width, shares=self.field.shares or "")
 
     def encode(self, batch: Batch) -> Encoding:
-        lists = _lists(self.field, batch[self.field.name])
-        column = _entries(lists.values)
+        lists = lists_of(self.field, batch[self.field.name])
+        column = category_entries(lists.values)
         ids = encode_categories(column, self.codes, missing_values(column.values, self.field.missing))
         padded = self._pad(ids, lists)
         return Encoding(self.codes.rows_of(padded), _unknown_share(padded, self.codes), _share((padded == MISSING).all(axis=1)))
@@ -151,26 +136,14 @@ class NumberEncoder:
     deviation: float
     gaps: bool
 
-    @classmethod
-    def fit(cls, field: Field, batch: Batch) -> NumberEncoder:
-        """Mean, deviation (1 for a constant), and whether there are gaps."""
-        numbers = _numbers(field, batch)
-        known = numbers[np.isfinite(numbers)]
-        if field.scaling == "log":
-            known = _log(known)
-        mean, deviation = _mean_and_deviation(known) if len(known) else (0.0, 1.0)
-        # A constant of any size has a deviation of rounding noise, which must not be divided by.
-        constant = deviation <= 1e-12 * max(1.0, abs(mean))
-        return cls(field, mean, 1.0 if constant else deviation, len(known) < len(numbers))
-
     @property
     def size(self) -> InputSize:
         return InputSize(name=self.field.name, form="numbers", width=2 if self.gaps else 1)
 
     def encode(self, batch: Batch) -> Encoding:
-        numbers = _numbers(self.field, batch)
+        numbers = field_numbers(self.field, batch)
         missing = ~np.isfinite(numbers)
-        numbers = np.where(missing, self.mean, _log(numbers) if self.field.scaling == "log" else numbers)
+        numbers = np.where(missing, self.mean, log_scaled(numbers) if self.field.scaling == "log" else numbers)
         scaled = np.clip((numbers - self.mean) / self.deviation, -CLIP_DEVIATIONS, CLIP_DEVIATIONS).astype(np.float32)
         scaled[missing] = 0
         share = _share(missing)
@@ -197,27 +170,12 @@ class BucketEncoder:
     field: Field
     edges: NDArray[np.float64]
 
-    @classmethod
-    def fit(cls, field: Field, batch: Batch) -> BucketEncoder:
-        """Edges at equal counts of the training values; a value that would fill several buckets gets one to itself."""
-        numbers = _numbers(field, batch)
-        known = numbers[np.isfinite(numbers)]
-        if not len(known):
-            return cls(field, np.empty(0))
-        levels = np.arange(1, field.quantile_buckets) / field.quantile_buckets
-        edges, times = np.unique(np.quantile(known, levels, method="higher"), return_counts=True)
-        values = np.unique(known)
-        crowded = edges[(times > 1) | (edges == values[0])]
-        after = np.searchsorted(values, crowded, side="right")
-        edges = np.union1d(edges, values[after[after < len(values)]])
-        return cls(field, edges[edges > values[0]])
-
     @property
     def size(self) -> InputSize:
         return InputSize(name=self.field.name, form="id", rows=FIRST_KNOWN + len(self.edges) + 1)
 
     def encode(self, batch: Batch) -> Encoding:
-        numbers = _numbers(self.field, batch)
+        numbers = field_numbers(self.field, batch)
         missing = ~np.isfinite(numbers)
         ids = np.searchsorted(self.edges, numbers, side="right") + FIRST_KNOWN
         return Encoding(np.where(missing, MISSING, ids), 0.0, _share(missing))
@@ -237,17 +195,12 @@ class VectorEncoder:
     field: Field
     width: int
 
-    @classmethod
-    def fit(cls, field: Field, batch: Batch) -> VectorEncoder:
-        """The width."""
-        return cls(field, _matrix(field, batch[field.name], None).shape[1])
-
     @property
     def size(self) -> InputSize:
         return InputSize(name=self.field.name, form="numbers", width=self.width)
 
     def encode(self, batch: Batch) -> Encoding:
-        matrix = _matrix(self.field, batch[self.field.name], self.width)
+        matrix = matrix_of(self.field, batch[self.field.name], self.width)
         missing = ~np.isfinite(matrix).all(axis=1)
         return Encoding(np.where(missing[:, None], 0, matrix).astype(np.float32), 0.0, _share(missing))
 
@@ -283,13 +236,6 @@ def encoder_of(field: Field) -> type[AnyEncoder]:
 # ---------------------------------------------------------------------- details
 
 
-def _fit_codes(field: Field, column: Categorical) -> Codes:
-    missing = missing_values(column.values, field.missing)
-    if field.hash_buckets is not None:
-        return Hashing.fit(column, buckets=field.hash_buckets, missing=missing)
-    return Vocabulary.fit(column, minimum_count=field.minimum_count, missing=missing, field=field.name)
-
-
 def _share(flags: NDArray[np.bool_]) -> float:
     return float(flags.mean()) if flags.size else 0.0
 
@@ -299,21 +245,21 @@ def _unknown_share(ids: NDArray[np.int64], codes: Codes) -> float:
     return _share(~codes.trained(present))
 
 
-def _numbers(field: Field, batch: Batch) -> NDArray[np.float64]:
+def field_numbers(field: Field, batch: Batch) -> NDArray[np.float64]:
     numbers = batch.numbers(field.name)
     codes = numeric_codes(field.missing)
     return np.where(np.isin(numbers, codes), np.nan, numbers) if codes else numbers
 
 
-def _log(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+def log_scaled(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.sign(numbers) * np.log1p(np.abs(numbers))
 
 
-def _entries(values: Array | Categorical) -> Categorical:
+def category_entries(values: Array | Categorical) -> Categorical:
     return values if isinstance(values, Categorical) else factorize(values)
 
 
-def _lists(field: Field, column: Column) -> Ragged:
+def lists_of(field: Field, column: Column) -> Ragged:
     """A list per row; strings are split at the field's separator, once per distinct string."""
     if isinstance(column, Ragged):
         return column
@@ -336,7 +282,7 @@ def _lists(field: Field, column: Column) -> Ragged:
     return Ragged(factorize(entries), np.append(ends, ends[-1]))[column.codes]
 
 
-def _matrix(field: Field, column: Column, width: int | None) -> NDArray[np.float64]:
+def matrix_of(field: Field, column: Column, width: int | None) -> NDArray[np.float64]:
     """Vectors as one array; lists of equal length are taken too (files without fixed-size lists store them so)."""
     if isinstance(column, Ragged) and isinstance(column.values, np.ndarray) and column.values.dtype.kind in "fiub":
         lengths = column.lengths
@@ -354,9 +300,3 @@ def _matrix(field: Field, column: Column, width: int | None) -> NDArray[np.float
                         hint="encode these rows with the encoder of training")
     return matrix
 
-
-def _mean_and_deviation(values: Array) -> tuple[float, float]:
-    """Also of values whose squares or sum no float holds, such as 1e300 where a code for "missing" was meant."""
-    largest = float(np.abs(values).max())
-    unit = largest if largest > 1e100 else 1.0
-    return float((values / unit).mean() * unit), float((values / unit).std() * unit)

@@ -17,12 +17,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from recspect.diagnosis.batch import Batch
-from recspect.errors import DataError, RunError, SchemaError
+from recspect.errors import RunError
 from recspect.features.encoded import Encoded, InputSize
-from recspect.features.encoders import AnyEncoder, CategoryEncoder, ListEncoder, encoder_of
+from recspect.features.encoders import AnyEncoder, encoder_of
+from recspect.features.fitting import Fitting
 from recspect.features.vocabulary import Vocabulary
 from recspect.files import write_bytes
-from recspect.schema import Kind, Schema
+from recspect.schema import Schema
 
 FEATURES_FORMAT = 1
 """Version of `features.json`."""
@@ -48,18 +49,9 @@ class FeatureTransform:
             SchemaError: No fields, or a field of a kind that needs an encoder (text, image).
             DataError: A column is missing or of the wrong type, or there are no rows.
         """
-        if not schema.fields:
-            raise SchemaError("the schema has no input fields", hint="list the columns that the model may read under [fields]")
-        if batch.rows == 0:
-            raise DataError("no rows to learn features from", hint="check the split and the filters")
-        fitted: dict[str, AnyEncoder] = {field.name: encoder_of(field).fit(field, batch) for field in schema.fields if field.shares is None}
-        for field in schema.fields:
-            if field.shares is not None:
-                owner = fitted[field.shares]
-                assert isinstance(owner, CategoryEncoder)  # the schema sees to it
-                kind = CategoryEncoder if field.kind is Kind.CATEGORICAL else ListEncoder
-                fitted[field.name] = kind.fit(field, batch, owner.codes)
-        return cls(schema, {field.name: fitted[field.name] for field in schema.fields})
+        fitting = Fitting(schema)
+        fitting.add(batch)
+        return cls(schema, fitting.finish())
 
     @property
     def sizes(self) -> tuple[InputSize, ...]:

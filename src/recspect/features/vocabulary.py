@@ -38,12 +38,8 @@ class Vocabulary:
     field: str = ""
 
     @classmethod
-    def fit(cls, column: Categorical, *, minimum_count: int, missing: Array, field: str) -> Vocabulary:
-        """Count the values of a column. `missing` marks the distinct values that are codes for "not known"."""
-        values = plain(column.values)
-        counts = np.bincount(column.codes[column.codes >= 0], minlength=len(values)).astype(np.int64)
-        used = (counts > 0) & ~missing
-        values, counts = values[used], counts[used]
+    def of_counts(cls, values: Array, counts: NDArray[np.int64], *, minimum_count: int, field: str) -> Vocabulary:
+        """From distinct values and how often training saw each."""
         by_value = np.argsort(values, kind="stable")
         order = by_value[np.argsort(-counts[by_value], kind="stable")]
         values, counts = values[order], counts[order]
@@ -148,18 +144,6 @@ class Hashing:
     counts: NDArray[np.int64]
     distinct: int
     collided: int
-
-    @classmethod
-    def fit(cls, column: Categorical, *, buckets: int, missing: Array) -> Hashing:
-        """Count the buckets that a column hits."""
-        values = plain(column.values)
-        counts = np.bincount(column.codes[column.codes >= 0], minlength=len(values)).astype(np.int64)
-        used = (counts > 0) & ~missing
-        place = _buckets(values[used], buckets)
-        distinct_in = np.bincount(place, minlength=buckets)
-        hit = np.zeros(buckets, dtype=np.int64)
-        np.add.at(hit, place, counts[used])
-        return cls(hit, int(used.sum()), int(distinct_in[distinct_in > 1].sum()))
 
     @property
     def rows(self) -> int:
