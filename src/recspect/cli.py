@@ -14,16 +14,17 @@ import typer
 from rich.console import Console
 
 from recspect import exits
+from recspect.adapting.commands import metrics_app
 from recspect.dashboard import commands as dashboard
 from recspect.errors import UsageError, listing
 from recspect.events.commands import events_app
+from recspect.experimenting.commands import experiment_app
 from recspect.files import require_writable, write_bytes
 from recspect.looping import commands as looping
-from recspect.experimenting.commands import experiment_app
 from recspect.models.registry import MODELS
+from recspect.printing import Format, FormatOption, OutOption, show
 from recspect.recommending import commands as recommending
 from recspect.schema import Schema
-from recspect.printing import Format, FormatOption, OutOption, show
 from recspect.serving import commands as serving
 
 if TYPE_CHECKING:
@@ -37,10 +38,10 @@ app.add_typer(schema_app, name="schema")
 reference_app = typer.Typer(no_args_is_help=True, help="Healthy runs, kept to hold later ones against.")
 app.add_typer(reference_app, name="reference")
 app.add_typer(events_app, name="events")
-_err = Console(stderr=True)
-
 app.add_typer(metrics_app, name="metrics")
 app.add_typer(experiment_app, name="experiment")
+_err = Console(stderr=True)
+
 
 SliceOption = Annotated[list[str] | None, typer.Option("--slice", help="judge these rows apart: 'country=DE, age>=30' (repeatable)")]
 ToOption = Annotated[list[str] | None, typer.Option("--to", help="tensorboard:DIR, wandb:DIR, mlflow:sqlite:///FILE, "
