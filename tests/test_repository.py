@@ -62,9 +62,9 @@ CODES = frozenset({
     "training.update_ratio",
 })
 
-COMMANDS = {
 EFFECTS = frozenset({"effects.decision", "effects.guardrail", "effects.metric", "effects.sample_ratio", "effects.slices"})
 
+COMMANDS = {
     "dashboard": {"RUNS", "--actions", "--host", "--port", "--smallest", "--token-file"},
     "datasets": {"NAME"},
     "demo": {"--dataset", "--epochs", "--no-open", "--open", "--runs"},
@@ -76,15 +76,15 @@ EFFECTS = frozenset({"effects.decision", "effects.guardrail", "effects.metric", 
     "events labels": {"--kinds", "--out", "--pseudonym-key", "--store", "--window-hours"},
     "events serve": {"--host", "--port", "--pseudonym-key", "--store", "--token-file"},
     "exam": {"--faults", "--out", "--programs", "--seeds", "--severity", "--workers"},
+    "experiment analyse": {"TABLE", "--alpha", "--arm", "--by", "--control", "--count", "--format", "--guardrail", "--least", "--look", "--lower-is-better", "--metric", "--out",
+                           "--planned-users", "--sequential", "--share", "--user", "--winsorise"},
+    "experiment plan": {"TABLE", "--alpha", "--deviation", "--effect", "--guardrail", "--guardrails", "--mean", "--metric", "--power", "--sequential", "--share", "--treatments",
+                        "--user", "--users", "--users-per-day", "--winsorise"},
     "loop": {"--epsilon", "--items", "--out", "--rounds", "--seed", "--users", "--visits"},
     "metrics decide": {"FILE", "--adopt", "--experiments", "--folder", "--format", "--north-star-only", "--reject", "--scene", "--why"},
     "metrics fit": {"FILE", "--adopt-by-rule", "--draws", "--experiments", "--folder", "--scene"},
     "metrics show": {"--folder", "--format", "--out", "--scene"},
     "metrics watch": {"FILE", "--experiments", "--folder", "--format", "--scene"},
-    "experiment analyse": {"TABLE", "--alpha", "--arm", "--by", "--control", "--count", "--format", "--guardrail", "--least", "--look", "--lower-is-better", "--metric", "--out",
-                           "--planned-users", "--sequential", "--share", "--user", "--winsorise"},
-    "experiment plan": {"TABLE", "--alpha", "--deviation", "--effect", "--guardrail", "--guardrails", "--mean", "--metric", "--power", "--sequential", "--share", "--treatments",
-                        "--user", "--users", "--users-per-day", "--winsorise"},
     "recommend": {"RECOMMENDER", "--context", "--k", "--out", "--seed", "--steps", "--trace", "--unknown", "--user", "--users"},
     "recommender build": {"RUN", "--author", "--candidates", "--category", "--items", "--out", "--per-source", "--ranking", "--replace", "--rows", "--sources", "--steps"},
     "reference add": {"RUN", "--to"},
@@ -110,13 +110,13 @@ def test_finding_codes():
     assert {diagnostic.code for diagnostic in shipped()} == CODES
 
 
-def commands():
 def test_codes_about_effects_are_counted_and_described():
     text = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
     assert frozenset(EFFECT_CODES) == EFFECTS
     assert all(f"`{code}`" in text for code in EFFECTS)
 
 
+def commands():
     """Name of each command ("schema init") to its options and arguments."""
     cli = pytest.importorskip("recspect.cli", reason="the command line is not there yet")
     import typer
