@@ -4,8 +4,10 @@ M1 TensorFlow Model Analysis (TFMA), M2 microsoft/recommenders #1749, M7 and M8 
 widely used tool is wrong (docs/correctness.md).
 """
 
+import re
 from functools import reduce
 from operator import add
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -249,3 +251,12 @@ def test_m14_intervals_from_users_cover_and_a_bootstrap_of_impressions_does_not(
         assert 0.93 <= held / SETS <= 0.97, name
     for name, held in by_row.items():
         assert held / SETS < 0.80, name
+
+
+def test_every_test_that_the_page_on_correctness_names_is_there():
+    here = Path(__file__).parent
+    page = (here.parent / "docs" / "correctness.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(test_\w+)`", page))
+    written = set(re.findall(r"^def (test_\w+)", "\n".join(path.read_text(encoding="utf-8") for path in here.glob("test_*.py")), re.MULTILINE))
+    assert len(named) > 30
+    assert named <= written, sorted(named - written)
