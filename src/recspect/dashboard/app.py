@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from functools import cache
 from importlib.resources import files
+from threading import Event
 from typing import Annotated, Any
 from urllib.parse import parse_qsl, quote
 
@@ -15,7 +16,9 @@ from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from recspect.dashboard.feedback import Said, add_feedback
 from recspect.dashboard.guard import COOKIE, HEADERS, Guard
@@ -49,6 +52,7 @@ def create_app(views: Views, guard: Guard | None = None, *, live_seconds: float 
     """
     guard = guard or Guard()
     app = FastAPI(title="recspect dashboard", docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.closing = Event()  # set when the server is told to stop
     pages = Pages(views, guard)
     _assets(app)
     _door(app, guard, pages)
@@ -56,28 +60,40 @@ def create_app(views: Views, guard: Guard | None = None, *, live_seconds: float 
     _runs(app, views, pages, live_seconds)
     _errors(app, pages)
 
-    @app.middleware("http")
-    async def guarded(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-        refused = guard.refusal(request.method, request.url.path, request.url.query, request.headers, request.cookies)
-        if refused is not None:
-            status, reason, hint = refused
-            wants_page = status == 401 and "text/html" in request.headers.get("accept", "")
-            answer: Response = RedirectResponse("/login", 303) if wants_page else pages.fault(request, status, reason, hint)
-        else:
-            try:
-                answer = await go_on(request)
-            except Exception:
-                _log.exception("a page could not be made")
-                answer = pages.fault(request, 500, "this page could not be made", "the server's log says why")
-        for name, value in HEADERS.items():
-            answer.headers[name] = value
-        answer.headers.setdefault("Cache-Control", "no-store")
-        language = request.query_params.get("lang")
-        if language in LANGUAGES:
-            answer.set_cookie("language", language, max_age=31536000, samesite="lax", httponly=True)
-        return answer
-
+    app.add_middleware(Guarded, guard=guard, pages=pages)
     return app
+
+
+class Guarded:
+    """Asks the guard first, and sends its headers with every answer. It wraps the bare protocol, so that a stream sees its listener leave."""
+
+    def __init__(self, app: ASGIApp, guard: Guard, pages: Pages) -> None:
+        self.app, self.guard, self.pages = app, guard, pages
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                headers.setdefault("Cache-Control", "no-store")
+                language = request.query_params.get("lang")
+                if language in LANGUAGES:
+                    headers.append("Set-Cookie", f"language={language}; Max-Age=31536000; Path=/; SameSite=lax; HttpOnly")
+            await send(message)
+
+        refused = self.guard.refusal(request.method, request.url.path, request.url.query, request.headers, request.cookies)
+        if refused is None:
+            await self.app(scope, receive, answer)
+            return
+        status, reason, hint = refused
+        wants_page = status == 401 and "text/html" in request.headers.get("accept", "")
+        response: Response = RedirectResponse("/login", 303) if wants_page else self.pages.fault(request, status, reason, hint)
+        await response(scope, receive, answer)
 
 
 class Pages:
@@ -320,7 +336,12 @@ async def _changes(request: Request, views: Views, entry: Entry, seconds: float)
     last, quiet = [stamp(path) for path in watched], 0.0
     yield "retry: 5000\n\n"
     while not await request.is_disconnected():
-        await asyncio.sleep(seconds)
+        waited = 0.0
+        while waited < seconds and not request.app.state.closing.is_set():
+            await asyncio.sleep(min(0.2, seconds))
+            waited += min(0.2, seconds)
+        if request.app.state.closing.is_set():
+            return
         now = [stamp(path) for path in watched]
         quiet += seconds
         if now != last:
@@ -352,6 +373,11 @@ def _errors(app: FastAPI, pages: Pages) -> None:
     async def malformed(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         return pages.fault(request, 422, clean(f"{first['loc'][-1]}: {first['msg']}", limit=300))
+
+    @app.exception_handler(Exception)
+    async def ours_to_mend(request: Request, error: Exception) -> Response:
+        _log.error("a page could not be made", exc_info=error)
+        return pages.fault(request, 500, "this page could not be made", "the server's log says why")
 
     @app.exception_handler(RecspectError)
     async def ours(request: Request, error: RecspectError) -> Response:

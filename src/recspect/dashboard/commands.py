@@ -51,7 +51,7 @@ def run(runs: Path, *, host: str, port: int, token_file: Path | None, actions: b
     token = token_for(host, token_file)
     try:
         import fastapi  # noqa: F401 - only whether it is there
-        import uvicorn
+        import uvicorn  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(error.name or "fastapi", extra="dashboard", purpose="The dashboard") from None
     from recspect.dashboard.app import create_app, warm_up
@@ -64,4 +64,16 @@ def run(runs: Path, *, host: str, port: int, token_file: Path | None, actions: b
     shown = f"[{host}]" if ":" in host else host
     say(f"{len(views.shelf.entries())} runs of {runs} on http://{shown}:{port}" + ("" if is_loopback(host) else "/login"))
     threading.Thread(target=warm_up, name="recspect dashboard warm-up", daemon=True).start()
-    uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=2, server_header=False)
+    server_of(app, host=host, port=port).run()
+
+
+def server_of(app: Any, *, host: str, port: int) -> Any:
+    """A server that ends the streams of watched trainings when it is told to stop, instead of waiting for those who watch."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            app.state.closing.set()
+            super().handle_exit(sig, frame)
+
+    return Server(uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=5, server_header=False))
