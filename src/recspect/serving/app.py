@@ -77,10 +77,17 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _id(value: Any) -> Any:
+    """Validators of JSON compare as float64, in which these last whole numbers are the bound: they are ids as texts."""
+    whole = _whole(value)
+    beyond = isinstance(whole, int) and not -(2**63) <= whole < 2**63 and abs(whole) < 2**63 + 2**12
+    return str(whole) if beyond and abs(float(whole)) == 2.0**63 else whole
+
+
 class RecommendRequest(_Strict):
     """Who wants a list."""
 
-    user: Annotated[StrictStr, Field(min_length=1, max_length=256, pattern=NAME)] | Annotated[StrictInt, Field(ge=-(2**63), le=2**63 - 1), BeforeValidator(_whole)]
+    user: Annotated[Annotated[StrictStr, Field(min_length=1, max_length=256, pattern=NAME)] | Annotated[StrictInt, Field(ge=-(2**63), le=2**63 - 1)], BeforeValidator(_id)]
     k: Annotated[StrictInt, Field(ge=1, le=200), BeforeValidator(_whole)] = 10
     context: dict[Annotated[str, Field(max_length=256)], Value | Annotated[list[Value], Field(max_length=1000)]] = Field(default_factory=dict, max_length=64)
     surface: Annotated[StrictStr, Field(max_length=256, pattern=NAME)] | None = None
