@@ -265,8 +265,9 @@ def test_ads_with_a_minimum_count_read_trained_rows_and_rank_as_well(ads_run, re
 # ---------------------------------------------------------------------- by name
 
 
-@pytest.mark.parametrize(("name", "leaks"), [("uci-bank", {"duration"}), ("oulad", set()), ("criteo", set()), ("movielens-latest-small", set())])
+@pytest.mark.parametrize(("name", "leaks"), [("uci-bank", {"duration"}), ("oulad", set()), ("criteo", set())])
 def test_a_data_set_by_its_name_needs_not_even_a_schema_file(name, leaks, real_data, tmp_path):
+    """Two more, MovieLens-latest-small and KuaiRand-Pure: `test_judges_on_real_data`."""
     real_data(name)
     trained = recspect("train", "--dataset", name, "--epochs", 1, "--run-dir", tmp_path / "run")
     assert trained.returncode == 0, trained.stderr
