@@ -14,7 +14,8 @@ import recspect
 from recspect.diagnosis.diagnostic import all_diagnostics
 from recspect.diagnosis.evidence import EVIDENCE_KINDS
 from recspect.examining.references import CODE as UNLIKE_HEALTHY
-from recspect.experimenting.analysing import CODES as EFFECT_CODES
+from recspect.experimenting.analysing import CODES as EXPERIMENT_CODES
+from recspect.experimenting.off_policy import CODES as POLICY_CODES
 
 ROOT = Path(__file__).resolve().parents[1]
 FINDINGS = ROOT / "docs" / "findings"
@@ -62,7 +63,7 @@ CODES = frozenset({
     "training.update_ratio",
 })
 
-EFFECTS = frozenset({"effects.decision", "effects.guardrail", "effects.metric", "effects.sample_ratio", "effects.slices"})
+EFFECTS = frozenset({"effects.decision", "effects.guardrail", "effects.metric", "effects.policy_support", "effects.policy_value", "effects.sample_ratio", "effects.slices"})
 
 COMMANDS = {
     "dashboard": {"RUNS", "--actions", "--host", "--port", "--smallest", "--token-file"},
@@ -78,6 +79,7 @@ COMMANDS = {
     "exam": {"--faults", "--out", "--programs", "--seeds", "--severity", "--workers"},
     "experiment analyse": {"TABLE", "--alpha", "--arm", "--by", "--control", "--count", "--format", "--guardrail", "--least", "--look", "--lower-is-better", "--metric", "--out",
                            "--planned-users", "--sequential", "--share", "--user", "--winsorise"},
+    "experiment off-policy": {"LOG", "--expected", "--format", "--item", "--out", "--policy", "--position", "--predicted", "--propensity", "--reward", "--target", "--user"},
     "experiment plan": {"TABLE", "--alpha", "--deviation", "--effect", "--guardrail", "--guardrails", "--mean", "--metric", "--power", "--sequential", "--share", "--treatments",
                         "--user", "--users", "--users-per-day", "--winsorise"},
     "loop": {"--epsilon", "--items", "--out", "--rounds", "--seed", "--users", "--visits"},
@@ -91,7 +93,7 @@ COMMANDS = {
     "report": {"RUN", "--format", "--out"},
     "schema init": {"DATA", "--out"},
     "send": {"RUN", "--to"},
-    "serve": {"FOLDER", "--backend", "--host", "--models", "--percent", "--port", "--requests-per-second", "--second", "--shadow", "--store", "--token-file"},
+    "serve": {"FOLDER", "--backend", "--host", "--models", "--percent", "--port", "--recent", "--requests-per-second", "--second", "--shadow", "--store", "--token-file"},
     "train": {"DATA", "--dataset", "--epochs", "--label", "--model", "--resume", "--run-dir", "--runs", "--schema", "--seed", "--to"},
 }
 
@@ -112,7 +114,7 @@ def test_finding_codes():
 
 def test_codes_about_effects_are_counted_and_described():
     text = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
-    assert frozenset(EFFECT_CODES) == EFFECTS
+    assert frozenset({*EXPERIMENT_CODES, *POLICY_CODES}) == EFFECTS
     assert all(f"`{code}`" in text for code in EFFECTS)
 
 

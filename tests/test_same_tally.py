@@ -40,6 +40,7 @@ from recspect.diagnosis.stats.measures import NDCG, AreaUnderCurve, AveragePreci
 from recspect.diagnosis.stats.missing import Missing
 from recspect.diagnosis.stats.moments import Moments
 from recspect.diagnosis.stats.outcomes import Outcomes
+from recspect.diagnosis.stats.policy_value import PolicyValue
 from recspect.diagnosis.stats.quantiles import Quantiles
 from recspect.diagnosis.stats.ranges import GroupRanges
 from recspect.diagnosis.stats.ranking import PerUnit
@@ -124,7 +125,7 @@ READ: tuple[Stat, ...] = (
     FieldFlow(fields=("a", "b"), loss=True),
     TimeBlocks(time="time", width=86_400.0, capacity=16, cluster="user", buckets=3), TimeBlocks(time="@step", time_unit="row", width=9.0, cluster="user", score=None),
     RowSample(categories=("text", "user"), numbers=("price",), cluster="user", buckets=3, k=32), Later(column="time", than="day"),
-    InversePropensity(column="@score"),
+    InversePropensity(column="@score"), PolicyValue(reward="@label", logged="@score", target="@score"),
     SharedRows(column="user", buckets=20, label="@label", capacity=40), KeyedRows(key=("user", "text"), categories=("flag",), numbers=("price",), k=32),
     ItemsAlong(item="text", along="time", width=86_400.0, places=8, capacity=4, cluster="user", buckets=3, label="@label"),
     Gram(column="e"), UnitActivity(column="h"), Series(name="loss/train", capacity=64, places=2),

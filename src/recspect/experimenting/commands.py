@@ -96,6 +96,34 @@ def plan(table: Annotated[Path | None, typer.Argument(help="users of an earlier 
         typer.echo(printable(line))
 
 
+@experiment_app.command(name="off-policy")
+def off_policy(log: Annotated[Path, typer.Argument(help="log of choices: Parquet, CSV, Arrow; a row per choice")], reward: Annotated[str, typer.Option(help="column of what came of it, such as click")],
+               propensity: Annotated[str, typer.Option(help="column of the probability with which it was shown")],
+               target: Annotated[str, typer.Option(help="column of the probability with which the other policy would show it")] = "",
+               policy: Annotated[str, typer.Option(help="table of item and probability (and position), or uniform")] = "",
+               item: Annotated[str, typer.Option(help="column of what was shown")] = "", position: Annotated[str, typer.Option(help="column of the place")] = "",
+               user: Annotated[str, typer.Option(help="column of the user")] = "", predicted: Annotated[str, typer.Option(help="column of a model's reward for what was shown")] = "",
+               expected: Annotated[str, typer.Option(help="column of a model's mean reward under the other policy")] = "", output: FormatOption = Format.TEXT, out: OutOption = None) -> None:
+    """Say what another policy would have earned, from a log with probabilities. Exit 0 surely more, 1 surely less, 3 the data cannot say."""
+    from recspect.errors import Unavailable
+    from recspect.experimenting.off_policy import evaluate, report
+    from recspect.experimenting.policies import UNIFORM, LogColumns, PolicyTable, read_log
+    from recspect.files import require_writable
+
+    if out is not None:
+        require_writable(out)
+    columns = LogColumns(reward=reward, propensity=propensity, item=item, position=position, user=user, target=target, predicted=predicted, expected=expected)
+    if policy and not item:
+        raise UsageError("a policy over items needs the column of the item", hint="--item COLUMN")
+    try:
+        found = evaluate(read_log(log, columns, policy=policy if policy in ("", UNIFORM) else PolicyTable.read(Path(policy), columns)))
+    except Unavailable as reason:
+        raise UsageError(reason.reason, hint=reason.hint) from None
+    show(report(found, title=f"{found.choices.name} on {log.name}", provenance={"data": str(log)}), output, out)
+    best = found.estimates[-1].ratio
+    raise typer.Exit(NEEDS_DATA if found.refused else 0 if best.surely_above(1.0) else 1 if best.surely_below(1.0) else NEEDS_DATA)
+
+
 def _share(text: str, option: str) -> float:
     """A share written as 2% or 0.02.
 

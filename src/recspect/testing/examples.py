@@ -29,6 +29,7 @@ from recspect.diagnosis.stats.measures import (
 from recspect.diagnosis.stats.missing import Missing
 from recspect.diagnosis.stats.moments import Moments
 from recspect.diagnosis.stats.outcomes import Outcomes
+from recspect.diagnosis.stats.policy_value import PolicyValue
 from recspect.diagnosis.stats.quantiles import Quantiles
 from recspect.diagnosis.stats.ranges import GroupRanges
 from recspect.diagnosis.stats.ranking import PerUnit
@@ -72,6 +73,12 @@ def _tags(rng: np.random.Generator, rows: int) -> Batch:
     names = np.array([f"tag {i}" for i in range(30)], dtype=object)
     values = Categorical(rng.integers(0, 30, int(lengths.sum())), names)
     return Batch({"tags": Ragged(values, np.concatenate([[0], np.cumsum(lengths)]))})
+
+
+def _choices(rng: np.random.Generator, rows: int) -> Batch:
+    """Clicks under known probabilities, some of which cannot be."""
+    logged = np.where(rng.random(rows) < 0.05, 0.0, rng.uniform(0.05, 1, rows))
+    return Batch({"r": rng.integers(0, 2, rows), "p": logged, "e": rng.random(rows), "q": rng.random(rows), "m": rng.random(rows)})
 
 
 def _vectors(rng: np.random.Generator, rows: int) -> Batch:
@@ -155,6 +162,8 @@ LAW_EXAMPLES: tuple[LawExample, ...] = (
     LawExample(stat=KeyedRows(key=("c",), categories=("d",), numbers=("@score", "@label"), k=32), make=_sliced),
     LawExample(stat=Later(column="known", than="time", time_unit="s"), make=_timed),
     LawExample(stat=InversePropensity(column="p"), make=_timed),
+    LawExample(stat=PolicyValue(reward="r", logged="p", target="e"), make=_choices),
+    LawExample(stat=PolicyValue(reward="r", logged="p", target="e", predicted="q", expected="m", limits=(0.5, 1.5, 5.0)), make=_choices),
     LawExample(stat=Gram(column="e"), make=_vectors),
     LawExample(stat=FieldFlow(fields=("a", "b"), layers=("mlp.1", "mlp.3"), loss=True, neurons=True), make=_flows),
     LawExample(stat=FieldFlow(fields=("b",)), make=_flows),
