@@ -2,6 +2,12 @@
 
 import json
 import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +34,13 @@ from recspect.report.chapters import INTRODUCTIONS
 from report_samples import kuairand_like_report
 
 TOKEN = "correct-horse-battery"
+
+
+@pytest.fixture
+def unused_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 @pytest.fixture
@@ -319,3 +332,34 @@ def test_every_text_of_the_templates_stands_in_the_catalogue_and_the_compiled_on
     for original, translated in written.items():
         assert translated
         assert say(original) == translated
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (("nowhere",), "no folder at nowhere"), ((".", "--host", "0.0.0.0"), "no token was given"), ((".", "--port", "70000"), "expected 0 to 65535"),
+    ((".", "--smallest", "-1"), "expected 0 or more")])
+def test_a_command_that_cannot_work_says_why(arguments, said, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from recspect.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RECSPECT_TOKEN", raising=False)
+    result = CliRunner().invoke(app, ["dashboard", *arguments])
+    assert result.exit_code != 0
+    assert said in str(result.exception)
+
+
+def test_being_told_to_stop_ends_the_server_in_order(runs, unused_port):
+    code = "from recspect.cli import main; main()"
+    command = [sys.executable, "-c", code, "dashboard", str(runs), "--port", str(unused_port)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert "3 runs of" in server.stderr.readline()
+        for _ in range(600):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{unused_port}/health", timeout=5):
+                    break
+            except OSError:
+                time.sleep(0.05)
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=60) == 0
+        assert server.stderr.read() == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -68,12 +69,16 @@ def run(runs: Path, *, host: str, port: int, token_file: Path | None, actions: b
 
 
 def server_of(app: Any, *, host: str, port: int) -> Any:
-    """A server that ends the streams of watched trainings when it is told to stop, instead of waiting for those who watch."""
+    """A server that ends the streams of watched trainings when it is told to stop, instead of waiting for those who watch.
+
+    Being told to stop is how it ends in order, so the signal is not passed on to the command line, which would take it for a training cut short.
+    """
     import uvicorn
 
     class Server(uvicorn.Server):
-        def handle_exit(self, sig: int, frame: Any) -> None:
+        def handle_exit(self, sig: int, frame: Any) -> None:  # noqa: ARG002 - the interface's
             app.state.closing.set()
-            super().handle_exit(sig, frame)
+            self.force_exit = self.should_exit and sig == signal.SIGINT
+            self.should_exit = True
 
     return Server(uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=5, server_header=False))
