@@ -9,13 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from recspect.features.canary import with_canary
     from recspect.features.encoded import Encoded, InputSize
     from recspect.features.labels import encode_label
     from recspect.features.transform import FeatureTransform
 
-_HOMES = {"Encoded": "encoded", "InputSize": "encoded", "encode_label": "labels", "FeatureTransform": "transform"}
+_HOMES = {"Encoded": "encoded", "InputSize": "encoded", "encode_label": "labels", "FeatureTransform": "transform",
+          "with_canary": "canary"}
 
-__all__ = ["Encoded", "FeatureTransform", "InputSize", "encode_label"]
+__all__ = ["Encoded", "FeatureTransform", "InputSize", "encode_label", "with_canary"]
 
 
 def __getattr__(name: str) -> Any:
