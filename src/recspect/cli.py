@@ -19,6 +19,7 @@ from recspect.dashboard import commands as dashboard
 from recspect.errors import UsageError, listing
 from recspect.events.commands import events_app
 from recspect.experimenting.commands import experiment_app
+from recspect.explaining import command as explaining
 from recspect.files import require_writable, write_bytes
 from recspect.looping import commands as looping
 from recspect.models.registry import MODELS
@@ -230,6 +231,7 @@ serving.mount(app, _err)
 dashboard.mount(app, _err)
 looping.mount(app, _err)
 recommending.mount(app, _err, lambda reference: import_module("recspect.examining.runs").open_data(reference))
+explaining.mount(app, _err, lambda reference: import_module("recspect.examining.runs").open_data(reference))
 
 
 def main() -> NoReturn:

@@ -51,7 +51,7 @@ def mount(app: typer.Typer, console: Any, open_data: OpenData) -> None:
               candidates: Annotated[int, typer.Option(help="candidates that are ranked at most")] = 500,
               replace: Annotated[bool, typer.Option("--replace", help="in place of a recommender that is there")] = False) -> None:
         """Put a recommender together: candidate sources, the run's model, re-ranking steps."""
-        with _needs_torch():
+        with needs_torch():
             from recspect.recommending.pipeline.folder import require_free
             from recspect.recommending.pipeline.settings import SOURCES, STEPS, RecommenderSettings, parse
 
@@ -83,14 +83,14 @@ def mount(app: typer.Typer, console: Any, open_data: OpenData) -> None:
             raise UsageError("both --user and --users were given", hint="give one of them")
         if out is not None:
             require_writable(out)
-        with _needs_torch():
+        with needs_torch():
             from recspect.recommending.pipeline.batch import read_users, require_known, trace_path, write_lists
             from recspect.recommending.pipeline.settings import STEPS, parse
 
-            found = _opened(recommender, open_data, say)
+            found = opened(recommender, open_data, say)
             if steps is not None:
                 found = found.with_steps(*parse(steps, STEPS, "step"))
-            given = _context(context or [])
+            given = context_of(context or [])
             if user is not None:
                 asked = user if unknown else require_known(found.audience.ids, user)
                 _print_one(found, asked, k, given, seed, trace=trace)
@@ -150,7 +150,7 @@ def rows_of(run: Run, open_data: OpenData, which: str) -> Any:
     return tables.train if which == "train" else concatenate([tables.train, tables.validation, tables.test])
 
 
-def _opened(folder: Path, open_data: OpenData, say: Callable[[str], None]) -> Recommender:
+def opened(folder: Path, open_data: OpenData, say: Callable[[str], None]) -> Recommender:
     """A recommender's folder; for a run, the one in it, which is built where it is not there or was built of another epoch."""
     from recspect.recommending.pipeline.folder import is_recommender, load
     from recspect.recommending.pipeline.settings import RecommenderSettings
@@ -183,7 +183,12 @@ def _print_one(found: Recommender, user: Any, k: int, context: dict[str, Any], s
     print(json.dumps(answer, indent=1, ensure_ascii=True, allow_nan=False))  # noqa: T201 - the answer, for a pipe
 
 
-def _context(texts: list[str]) -> dict[str, Any]:
+def context_of(texts: list[str]) -> dict[str, Any]:
+    """Fields of the request from texts such as `surface=home`.
+
+    Raises:
+        UsageError: A text without a name and a value.
+    """
     found: dict[str, Any] = {}
     for text in texts:
         name, sign, value = text.partition("=")
@@ -194,7 +199,8 @@ def _context(texts: list[str]) -> dict[str, Any]:
 
 
 @contextmanager
-def _needs_torch() -> Iterator[None]:
+def needs_torch() -> Iterator[None]:
+    """A library that is not installed is told with the extra that brings it."""
     try:
         yield
     except ImportError as error:

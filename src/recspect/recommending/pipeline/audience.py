@@ -173,6 +173,17 @@ def subset(histories: Histories, users: NDArray[np.int64]) -> Histories:
     return Histories(histories.items[index], histories.times[index], offsets, histories.n_items)
 
 
+def removed_value(audience: Audience, name: str) -> Column:
+    """One row of what a user of whom nothing is known has in a field: an id that nobody has, no value, or in a field of the context what is usual."""
+    schema = audience.schema
+    if name == schema.user:
+        values = audience.ids.values
+        if values.dtype.kind != "O":
+            return np.array([int(values.max(initial=0)) + 1], dtype=np.int64)
+        return column_of(["\0nobody"])
+    return audience.usual[name] if _is_context(name, schema) else _missing_of(audience.usual[name])
+
+
 def _extended(histories: Histories, recent: Mapping[int, Sequence[tuple[int, int]]]) -> Histories:
     owner = np.repeat(np.arange(histories.n_users), histories.lengths)
     more = [(row, item, time) for row, events in recent.items() for item, time in events if item >= 0]
