@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 
 from recspect.diagnosis.batch import Batch, bucket
+from recspect.diagnosis.diagnostics.predictions.logistic import fit_line, slope_of
 from recspect.diagnosis.jackknife import BucketedSummary, jackknife
+from recspect.diagnosis.stat import Splittable
+from recspect.diagnosis.stats.categories import CategoryCounts
 from recspect.diagnosis.stats.errors import PredictionError
-from recspect.diagnosis.stats.measures import AreaUnderCurve
+from recspect.diagnosis.stats.inverse_propensity import InversePropensity
+from recspect.diagnosis.stats.measures import NDCG, AreaUnderCurve, Recall, ReciprocalRank
 from recspect.diagnosis.stats.ranking import PerUnit
 from recspect.diagnosis.stats.score_label import ScoreLabel
 from recspect.diagnosis.stats.shares import Shares
@@ -19,6 +23,8 @@ from recspect.diagnosis.stats.shares_by_user import BucketedShares
 
 LOGS, BUCKETS, KINDS = 500, 50, 6
 SCORES, ERRORS, WITHIN = ScoreLabel(detail=3), PredictionError(), PerUnit(unit="user", measures=(AreaUnderCurve(),), weighting="rows")
+ORDERED = PerUnit(unit="user", measures=(NDCG(k=10), ReciprocalRank(k=10), Recall(k=10)))
+CHANCES, LIKED = InversePropensity(column="chance"), CategoryCounts(column="kind")
 MEASURES = {
     "AUC": (SCORES, lambda s: s.auc),
     "log loss": (SCORES, lambda s: s.log_loss),
@@ -26,7 +32,14 @@ MEASURES = {
     "calibration ratio": (SCORES, lambda s: s.calibration_ratio),
     "root mean squared error": (ERRORS, lambda s: s.root_mean_squared_error),
     "AUC within users": (WITHIN, lambda s: s.mean("AUC")),
+    "NDCG@10": (ORDERED, lambda s: s.measured[0].mean),
+    "MRR@10": (ORDERED, lambda s: s.measured[1].mean),
+    "recall@10": (ORDERED, lambda s: s.measured[2].mean),
+    "effective sample size / rows": (CHANCES, lambda s: s.effective_share),
+    "share of a category": (LIKED, lambda s: s.as_dict().get("0", 0.0) / s.count),
 }
+BY_ROW = ("log loss", "calibration ratio", "root mean squared error", "share of a category")
+"""Of which intervals by row are too short."""
 
 
 def log(rng, users=400, drift=0.0):
@@ -39,10 +52,13 @@ def log(rng, users=400, drift=0.0):
     liking = np.exp(rng.normal(0, 1, (users, KINDS)) + drift * np.arange(KINDS))
     edges = np.cumsum(liking / liking.sum(1, keepdims=True), axis=1)
     kind = (rng.random(len(user))[:, None] > edges[user]).sum(1)
-    return {"user": user, "@score": score, "@label": (rng.random(len(user)) < p).astype(float), "kind": np.minimum(kind, KINDS - 1)}
+    return {"user": user, "@score": score, "@label": (rng.random(len(user)) < p).astype(float), "kind": np.minimum(kind, KINDS - 1),
+            "chance": 0.05 + 0.4 / (1 + np.exp(-taste - 0.5 * item))}
 
 
 def parts(batch, stat, which):
+    if isinstance(stat, Splittable):
+        return BucketedSummary(tuple(stat.summarize_buckets(batch, which, BUCKETS)))
     order = np.argsort(which, kind="stable")
     ends = np.searchsorted(which[order], np.arange(BUCKETS + 1))
     return BucketedSummary(tuple(stat.summarize(batch.take(order[a:b])) for a, b in pairwise(ends)))
@@ -64,6 +80,7 @@ def truth():
     rng = np.random.default_rng(99)
     batch = Batch(log(rng, users=150_000))
     found = {name: value(stat.summarize(batch)) for name, (stat, value) in MEASURES.items()}
+    found["slope of log odds"] = fit_line(SCORES.summarize(batch))[1]
     now, before = (np.bincount(log(rng, users=150_000, drift=d)["kind"], minlength=KINDS).astype(float) for d in (0.25, 0.0))
     return found | {"PSI": Shares(names=("",) * KINDS, target=now, reference=before).psi, "share of a kind": now[0] / now.sum()}
 
@@ -78,9 +95,11 @@ def held():
         batch = Batch(rows)
         ways = ((by_user, bucket(rows["user"] + int(rng.integers(0, 2**40)), BUCKETS)), (by_row, rng.integers(0, BUCKETS, batch.rows)))
         for found, which in ways:
-            totals = {stat: parts(batch, stat, which) for stat in (SCORES, ERRORS, *((WITHIN,) if found is by_user else ()))}
+            totals = {stat: parts(batch, stat, which) for stat in (SCORES, ERRORS, LIKED, *((WITHIN, ORDERED, CHANCES) if found is by_user else ()))}
+            if found is by_user:
+                found.setdefault("slope of log odds", []).append(slope_of(totals[SCORES]))
             for name, (stat, value) in MEASURES.items():
-                if stat in totals:
+                if stat in totals and (found is by_user or name in BY_ROW):
                     found.setdefault(name, []).append(jackknife([totals[stat]], lambda t, value=value: value(t[0]), unit=name, n=batch.rows))
         now, before = log(rng, drift=0.25), log(rng)
         by_user.setdefault("PSI", []).append(psi_of(now, before).psi())
@@ -93,13 +112,13 @@ def coverage(intervals, value):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*MEASURES, "PSI"])
+@pytest.mark.parametrize("name", [*MEASURES, "slope of log odds", "PSI"])
 def test_intervals_by_user_hold_the_truth(held, truth, name):
     assert 0.93 <= coverage(held[0][name], truth[name]) <= 0.97
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["log loss", "calibration ratio", "root mean squared error", "PSI"])
+@pytest.mark.parametrize("name", [*BY_ROW, "PSI"])
 def test_intervals_by_row_hold_it_too_seldom(held, truth, name):
     assert coverage(held[1][name], truth[name]) < 0.90
 

@@ -74,11 +74,17 @@ def fit_offset(total: ScoreLabelSummary) -> float:
     x, n, y = logits_of(total)
     if not len(x) or not 0 < y.sum() < n.sum():
         return float("nan")
-    low, high = -60.0, 60.0
-    for _ in range(80):
-        middle = (low + high) / 2
-        low, high = (middle, high) if (n * _sigmoid(x + middle)).sum() < y.sum() else (low, middle)
-    return (low + high) / 2
+    low, high, offset = -60.0, 60.0, 0.0
+    for _ in range(80):  # Newton's method, kept between two ends by halving
+        mu = _sigmoid(x + offset)
+        above, slope = (n * mu).sum() - y.sum(), (n * mu * (1 - mu)).sum()
+        low, high = (offset, high) if above < 0 else (low, offset)
+        newton = offset - above / slope if slope > 0 else np.inf
+        after = newton if low < newton < high else (low + high) / 2
+        if abs(after - offset) < 1e-13:
+            break
+        offset = float(after)
+    return offset
 
 
 def corrected_ratio(total: ScoreLabelSummary, offset: float) -> float:
