@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
+from event_stores import places  # noqa: F401
 from recspect.errors import RunError, UsageError
 from recspect.events.event import parse_event
 from recspect.events.store import open_store
@@ -27,7 +28,7 @@ from recspect.serving.app import ServingSettings, create_app
 from recspect.serving.commands import application, token_for
 from recspect.serving.figures import Figures
 from recspect.serving.limits import RateLimit
-from recspect.serving.recent import Recent
+from recspect.serving.recent import Recent, last_of_each, micros
 from recspect.serving.rollout import Rollout, point
 from recspect.serving.shown import ShownLog
 from recspect.serving.slot import Slot
@@ -381,16 +382,38 @@ def test_counters_say_what_happened(folder):
 
 def test_recent_events_of_users_are_bounded_and_in_order(store):
     recent = Recent(store, per_user=3, users=3)
-    store.append([event(k, f"u{k % 3}", f"i{k}", kind="click" if k % 2 else "hide") for k in range(12)])
-    assert recent.refresh() == 12
-    assert [done.item for done in recent.of("u2")] == ["i5", "i8", "i11"]
-    assert [done.wanted for done in recent.of("u2")] == [True, False, True]
+    store.append([event(k, f"u{k % 3}", f"i{k}", kind="exposure" if k % 2 else "click") for k in range(24)])
+    recent.refresh()
+    assert [done.item for done in recent.of("u2")] == ["i8", "i14", "i20"]  # what was only shown pushes nothing out
     assert recent.refresh() == 0
-    store.append([event(12, "u0", "i12"), event(13, "new", "i13")])
+    store.append([event(30, "u0", "i30"), event(31, "new", "i31")])
     assert recent.refresh() == 2
-    assert [len(recent.of(user)) for user in ("u0", "u1", "u2", "new")] == [3, 0, 3, 1]  # of u1 nothing was heard for longest
-    recent.forget("u2")
-    assert recent.of("u2") == []
+    assert [len(recent.of(user)) for user in ("u0", "u1", "u2", "new")] == [3, 3, 0, 1]  # of u2 nothing was heard for longest
+    store.append([event(32, "new", "late", time=(datetime.now(UTC) - timedelta(hours=1)).isoformat())])
+    recent.refresh()
+    assert [done.item for done in recent.of("new")] == ["late", "i31"]
+    recent.forget("u1")
+    assert recent.of("u1") == []
+
+
+def test_the_start_reads_the_last_events_of_each_user_and_not_the_whole_store(places):  # noqa: F811
+    """By what comes back from the store, and against a reading of everything from the first event on."""
+    store = open_store(places.new())
+    now, draw = datetime.now(UTC), np.random.default_rng(0)
+    store.append([event(k, f"u{draw.integers(20)}", f"i{k}", kind=("click", "exposure")[int(draw.integers(2))], time=(now - timedelta(minutes=int(draw.integers(40 * 1440)))).isoformat())
+                  for k in range(3_000)])
+    found = [row for rows in last_of_each(store, per_user=5, days=30.0) for row in rows]
+    assert len(found) == 20 * 5
+    recent = Recent(store, per_user=5)
+    assert recent.refresh() == 20 * 5
+    clicks = [row for row in store.since(0)[0].to_pylist() if row["kind"] == "click"]
+    for user in range(20):
+        own = sorted((micros(row["time"]), row["item"]) for row in clicks if row["user"] == f"u{user}" and row["time"] > now - timedelta(days=30))[-5:]
+        assert [(done.time, done.item) for done in recent.of(f"u{user}")] == own
+    store.append([event(5_000, "u3", "new")])
+    assert recent.refresh() == 1
+    assert recent.of("u3")[-1].item == "new"
+    store.close()
 
 
 def test_the_world_of_these_tests_has_the_users_that_they_ask_for():

@@ -133,6 +133,10 @@ class EventStore(Protocol):
         """
         ...
 
+    def newest(self) -> int:
+        """The cursor behind all events that are visible now: `since` goes on from it without reading what was before."""
+        ...
+
     def rejects(self, *, limit: int = 1_000) -> pa.Table:
         """The newest rejects; columns as in `REJECT_COLUMNS`."""
         ...

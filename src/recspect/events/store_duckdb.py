@@ -109,6 +109,9 @@ class DuckdbStore:
         found = self._table(f"SELECT * FROM {{events}} WHERE sequence > {int(cursor)} ORDER BY sequence LIMIT {int(limit)}", EVENT_COLUMNS)  # noqa: S608 - whole numbers
         return found, int(found["sequence"][-1].as_py()) if found.num_rows else cursor
 
+    def newest(self) -> int:
+        return int(self._table("SELECT coalesce(max(sequence), 0) AS newest FROM {events}", pa.schema([("newest", pa.int64())]))["newest"][0].as_py())
+
     def rejects(self, *, limit: int = 1_000) -> pa.Table:
         return self._table(f"SELECT * FROM rejects ORDER BY received DESC, reject_id LIMIT {int(limit)}", REJECT_COLUMNS)  # noqa: S608 - a whole number
 

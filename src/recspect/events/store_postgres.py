@@ -124,14 +124,17 @@ class PostgresStore:
     def read(self, window: Window | None = None, kinds: Sequence[EventKind | str] | None = None, users: Sequence[str] | None = None) -> EventRows:
         return chosen_events(self, window, kinds, users)
 
-    def since(self, cursor: int, *, limit: int = 10_000) -> tuple[pa.Table, int]:
+    def newest(self) -> int:
         def last(connection: psycopg.Connection[Any]) -> int:
             with connection.transaction():
                 connection.execute("SELECT pg_advisory_xact_lock(%s)", [self._lock])
                 found = connection.execute(f"SELECT coalesce(max(sequence), 0) FROM {self._schema}.events").fetchone()  # noqa: S608 - quoted
                 return int(found[0]) if found else 0
 
-        visible = self._again(last)
+        return self._again(last)
+
+    def since(self, cursor: int, *, limit: int = 10_000) -> tuple[pa.Table, int]:
+        visible = self.newest()
         found = self._table(f"SELECT * FROM {{events}} WHERE sequence > {int(cursor)} AND sequence <= {visible} ORDER BY sequence LIMIT {int(limit)}", EVENT_COLUMNS)  # noqa: S608 - whole numbers
         return found, int(found["sequence"][-1].as_py()) if found.num_rows else cursor
 

@@ -16,6 +16,7 @@ from recspect.errors import DataError, RecspectError, UsageError
 from recspect.events.event import NAME_CHARACTERS, EventError, parse_event
 from recspect.recommending.pipeline.recommender import Lists, Recommender
 from recspect.serving.recent import Done, Recent
+from recspect.serving.recent_shared import SharedRecent
 from recspect.serving.rollout import Rollout
 from recspect.serving.shown import ShownLog
 from recspect.serving.slot import Slot
@@ -79,13 +80,13 @@ class Answering:
         first: The model that everybody gets.
         second: One that is let in, or None.
         rollout: How it is let in.
-        recent: What users did lately, or None where no store was given.
+        recent: What users did lately, or None where nothing tells it.
         shown: Where exposures are written down, or None.
         surface: What the exposures name as their surface.
         told: Called with each answer's model and whether it was made without it, for counters.
     """
 
-    def __init__(self, first: Slot, second: Slot | None = None, *, rollout: Rollout | None = None, recent: Recent | None = None, shown: ShownLog | None = None,
+    def __init__(self, first: Slot, second: Slot | None = None, *, rollout: Rollout | None = None, recent: Recent | SharedRecent | None = None, shown: ShownLog | None = None,
                  surface: str = "api", told: Callable[[Answer], None] = lambda _: None) -> None:
         self.first, self.second = first, second
         self.rollout = rollout or Rollout()
@@ -137,8 +138,8 @@ class Answering:
     def _lately(self, user: str | int) -> tuple[Sequence[Done], tuple[str, ...]]:
         if self.recent is None:
             return (), ()
-        degraded = (f"the store of events is not reachable, so what the user did lately may be missing: {self.recent.failure}",) if self.recent.failure else ()
-        return self.recent.of(str(user)), degraded
+        done, failure = self.recent.of(str(user)), self.recent.failure
+        return done, (f"the store of events is not reachable, so what the user did lately may be missing: {failure}",) if failure else ()
 
     def _shown_degraded(self) -> tuple[str, ...]:
         if self.shown is None or not self.shown.failure:
@@ -149,7 +150,7 @@ class Answering:
         """The model's list; where it fails for a reason that is not the request's, the popular one."""
         try:
             lists = recommender.recommend([asked.user], asked.k, context=asked.context, time=now_in(recommender, time.time_ns() // 1000),
-                                          recent={0: [(done.item, now_in(recommender, done.time)) for done in asked.lately if done.wanted]},
+                                          recent={0: [(done.item, now_in(recommender, done.time)) for done in asked.lately]},
                                           seed=asked.seed, trace=asked.trace)
         except UsageError:
             raise
@@ -162,7 +163,7 @@ class Answering:
     def _popular(self, recommender: Recommender, asked: Asked, why: str) -> Answer:
         items = recommender.items
         order = np.lexsort((np.arange(len(items)), -items.positives))
-        had = set(items.ids.codes([done.item for done in asked.lately if done.wanted]).tolist())
+        had = set(items.ids.codes([done.item for done in asked.lately]).tolist())
         chosen = [code for code in order[:asked.k + len(had)].tolist() if code not in had][:asked.k]
         return Answer(request=asked.request, model=POPULAR, arm="", degraded=(why,), places=tuple(
             Place(item=_plain(items.ids.values[code]), rank=rank, score=None, propensity=1.0) for rank, code in enumerate(chosen, 1)))

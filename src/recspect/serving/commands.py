@@ -36,6 +36,7 @@ def mount(app: typer.Typer, console: Any) -> None:
     @app.command()
     def serve(folder: Annotated[Path, typer.Argument(help="recommender, from `recspect recommender build`")],
               store: Annotated[str, typer.Option(help="events: FILE.duckdb or postgresql://USER@HOST/DATABASE")] = "",
+              recent: Annotated[str, typer.Option(help="redis://HOST: where servers share what users did lately")] = "",
               host: Annotated[str, typer.Option(help="address to listen on; beyond loopback a token is needed")] = "127.0.0.1",
               port: Annotated[int, typer.Option(help="port to listen on")] = 8000,
               token_file: Annotated[Path | None, typer.Option(help="file with the token that clients send; or set RECSPECT_TOKEN")] = None,
@@ -46,11 +47,11 @@ def mount(app: typer.Typer, console: Any) -> None:
               backend: Annotated[str, typer.Option(help="of the ranking: torch or onnx")] = "torch",
               requests_per_second: Annotated[float, typer.Option(help="per client; 0 for no limit")] = 0.0) -> None:
         """Answer requests for recommendations over HTTP."""
-        run(folder=folder, store=store, host=host, port=port, token_file=token_file, second=second, percent=percent, shadow=shadow, models=models,
+        run(folder=folder, store=store, recent=recent, host=host, port=port, token_file=token_file, second=second, percent=percent, shadow=shadow, models=models,
             backend=backend, requests_per_second=requests_per_second, say=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True))
 
 
-def run(*, folder: Path, store: str, host: str, port: int, token_file: Path | None, second: Path | None, percent: float, shadow: bool, models: Path | None,
+def run(*, folder: Path, store: str, recent: str, host: str, port: int, token_file: Path | None, second: Path | None, percent: float, shadow: bool, models: Path | None,
         backend: str, requests_per_second: float, say: Callable[[str], None]) -> None:
     """Run the server until it is stopped.
 
@@ -65,7 +66,7 @@ def run(*, folder: Path, store: str, host: str, port: int, token_file: Path | No
         raise UsageError("--percent and --shadow need a second recommender", hint="--second FOLDER")
     if not 0 <= port < 65536:
         raise UsageError(f"port {port}, expected 0 to 65535")
-    app = application(folder=folder, store=store, token=token, second=second, percent=percent, shadow=shadow, models=models, backend=backend,
+    app = application(folder=folder, store=store, recent=recent, token=token, second=second, percent=percent, shadow=shadow, models=models, backend=backend,
                       requests_per_second=requests_per_second)
     import uvicorn
 
@@ -73,7 +74,7 @@ def run(*, folder: Path, store: str, host: str, port: int, token_file: Path | No
     uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=10, server_header=False)
 
 
-def application(*, folder: Path, store: str = "", token: str | None = None, second: Path | None = None, percent: float = 0.0, shadow: bool = False,
+def application(*, folder: Path, store: str = "", recent: str = "", token: str | None = None, second: Path | None = None, percent: float = 0.0, shadow: bool = False,
                 models: Path | None = None, backend: str = "torch", requests_per_second: float = 0.0) -> Any:
     """The application that `recspect serve` runs; see `run`."""
     try:
@@ -87,6 +88,7 @@ def application(*, folder: Path, store: str = "", token: str | None = None, seco
     from recspect.serving.app import ServingSettings, create_app
     from recspect.serving.figures import Figures
     from recspect.serving.recent import Recent
+    from recspect.serving.recent_shared import SharedRecent
     from recspect.serving.rollout import Rollout
     from recspect.serving.shown import ShownLog
     from recspect.serving.slot import Slot
@@ -94,18 +96,22 @@ def application(*, folder: Path, store: str = "", token: str | None = None, seco
     torch.set_num_threads(1)  # requests are answered side by side; threads within one request would wait for each other
     first = Slot(folder, backend=backend)
     other = Slot(second, backend=backend) if second is not None else None
-    recent, shown, closing, routers = None, None, [], []
+    lately: Recent | SharedRecent | None = None
+    shown, closing, routers = None, [], []
     if store:
         from recspect.events.group_commit import GroupCommit
         from recspect.events.http import events_router
+        from recspect.events.pseudonyms import find_pseudonyms
         from recspect.events.store import open_store
 
-        kept = open_store(store)
-        recent, shown = Recent(kept), ShownLog(kept)
+        kept = open_store(store, pseudonyms=find_pseudonyms())
+        lately, shown = Recent(kept), ShownLog(kept)
         writing = GroupCommit(kept)
         routers.append(events_router(writing))  # the token is asked for before any path
         closing += [writing.close, shown.close, kept.close]
+    if recent:
+        lately = SharedRecent(recent, lately)
     figures = Figures()
-    answering = Answering(first, other, rollout=Rollout(percent=percent, shadow=shadow), recent=recent, shown=shown, told=figures.told)
+    answering = Answering(first, other, rollout=Rollout(percent=percent, shadow=shadow), recent=lately, shown=shown, told=figures.told)
     return create_app(answering, ServingSettings(token=token, requests_per_second=requests_per_second), figures=figures, models=models,
                       routers=tuple(routers), closing=tuple(closing))

@@ -1,90 +1,138 @@
-"""What users did since the recommender was built, followed in the store of events: a click counts for the next list."""
+"""What users did lately, followed in the store of events: a click counts for the next list."""
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from bisect import insort
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
 
 from recspect.errors import RecspectError
 from recspect.events.event import EventKind
-from recspect.events.store import EventStore
+from recspect.events.rows import condition
+from recspect.events.store import TIME, EventStore, Window
 
 WANTED = (EventKind.CLICK, EventKind.LIKE, EventKind.ADD_TO_CART, EventKind.PURCHASE)
-"""Kinds of events that say that something was wanted."""
+"""Kinds of events that say that something was wanted; others are not kept, or what is shown would push out what was clicked."""
+
+PER_USER = 50
+"""Events kept of each user, the newest by their own time."""
+
+DAYS = 30.0
+"""How far back the store is read at the start; a recommender that is older than that knows less of the days between."""
+
+_COLUMNS = pa.schema([("user", pa.string()), ("item", pa.string()), ("time", TIME)])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Done:
-    """One thing that a user did.
+    """One thing that a user wanted.
 
     Args:
-        item: Id as it was sent.
         time: Microseconds since 1970.
-        wanted: Whether it says that the item was wanted; else it was only shown, or hidden.
+        item: Id as it was sent.
     """
 
-    item: str
     time: int
-    wanted: bool
+    item: str
+
+
+Row = tuple[str, Done]
+"""A user's name in the store, and what was done."""
 
 
 class Recent:
     """Last events of users in memory, by the user's name in the store.
 
+    At the start the last events of each user are read, not the whole store: `per_user` of each, of the last `days`.
+
     Args:
         store: Is followed by its cursor, so events of other processes come too.
-        per_user: Events kept of each user, the newest.
+        per_user: Events kept of each user, the newest by their own time.
         users: Users kept, those of whom something was heard last.
+        days: How far back is read at the start.
     """
 
-    def __init__(self, store: EventStore, *, per_user: int = 50, users: int = 200_000) -> None:
+    def __init__(self, store: EventStore, *, per_user: int = PER_USER, users: int = 200_000, days: float = DAYS) -> None:
         self.store = store
         self.failure = ""
-        self._per_user, self._users = per_user, users
-        self._done: OrderedDict[str, deque[Done]] = OrderedDict()
-        self._cursor = 0
+        self._per_user, self._users, self._days = per_user, users, days
+        self._done: OrderedDict[str, list[Done]] = OrderedDict()
+        self._cursor: int | None = None
         self._lock = threading.Lock()
 
     def of(self, user: str) -> Sequence[Done]:
         """What this user did, oldest first by its own time."""
         with self._lock:
-            return sorted(self._done.get(self.store.stored_user(user), ()), key=lambda done: done.time)
+            return list(self._done.get(self.store.stored_user(user), ()))
 
     def refresh(self, *, limit: int = 10_000) -> int:
         """Take in what became visible since the last call; gives how many events. What goes wrong is kept in `failure`."""
         taken = 0
-        while True:
-            try:
-                table, cursor = self.store.since(self._cursor, limit=limit)
-            except RecspectError as error:
-                self.failure = error.message
-                return taken
-            self.failure = ""
-            rows = table.select(["user", "item", "kind", "time"]).to_pylist()
-            with self._lock:
-                self._take((row["user"], row["item"], row["kind"], row["time"]) for row in rows)
+        try:
+            if self._cursor is None:
+                cursor = self.store.newest()
+                for rows in last_of_each(self.store, per_user=self._per_user, days=self._days):
+                    taken += self._take(rows)
                 self._cursor = cursor
-            taken += len(rows)
-            if len(rows) < limit:
-                return taken
+            while True:
+                rows, cursor, read = since(self.store, self._cursor, limit=limit)
+                self._take(rows)
+                self._cursor = cursor
+                taken += read
+                if read < limit:
+                    break
+        except RecspectError as error:
+            self.failure = error.message
+        else:
+            self.failure = ""
+        return taken
 
     def forget(self, user: str) -> None:
         """Drop what is known of a user here; the store is erased apart."""
         with self._lock:
             self._done.pop(self.store.stored_user(user), None)
 
-    def _take(self, rows: Iterable[tuple[str, str, str, datetime]]) -> None:
-        for user, item, kind, time in rows:
-            own = self._done.get(user)
-            if own is None:
-                own = self._done[user] = deque(maxlen=self._per_user)
-            self._done.move_to_end(user)
-            own.append(Done(item, micros(time), kind in WANTED))
-            if len(self._done) > self._users:
-                self._done.popitem(last=False)
+    def _take(self, rows: Iterable[Row]) -> int:
+        count = 0
+        with self._lock:
+            for user, done in rows:
+                count += 1
+                own = self._done.setdefault(user, [])
+                self._done.move_to_end(user)
+                if done not in own:  # read at the start, and once more by the cursor
+                    insort(own, done)
+                if len(own) > self._per_user:
+                    del own[0]
+                if len(self._done) > self._users:
+                    self._done.popitem(last=False)
+        return count
+
+
+def last_of_each(store: EventStore, *, per_user: int, days: float) -> Iterator[list[Row]]:
+    """The last events of each user by their own time, oldest first, some at a time. Neither memory nor what is sent grows with the log.
+
+    Args:
+        store: Of events.
+        per_user: At most so many of each.
+        days: No older than so many.
+    """
+    where = condition(Window(start=datetime.now(UTC) - timedelta(days=days)), WANTED)
+    sql = ('SELECT "user", item, "time" FROM (SELECT "user", item, "time", row_number() OVER (PARTITION BY "user" ORDER BY "time" DESC, sequence DESC) AS place '  # noqa: S608 - literals
+           f'FROM {{events}} WHERE {where}) AS placed WHERE place <= {int(per_user)} ORDER BY "time"')
+    for table in store.select(sql, _COLUMNS):
+        yield [(row["user"], Done(micros(row["time"]), row["item"])) for row in table.to_pylist()]
+
+
+def since(store: EventStore, cursor: int, *, limit: int) -> tuple[list[Row], int, int]:
+    """What was wanted behind a cursor, the cursor to go on with, and how many events were read."""
+    table, after = store.since(cursor, limit=limit)
+    rows = [(row["user"], Done(micros(row["time"]), row["item"])) for row in table.select(["user", "item", "kind", "time"]).to_pylist() if row["kind"] in WANTED]
+    return rows, after, table.num_rows
 
 
 def micros(moment: datetime) -> int:
