@@ -86,6 +86,7 @@ COMMANDS = {
     "loop": {"--epsilon", "--items", "--out", "--rounds", "--seed", "--users", "--visits"},
     "metrics decide": {"FILE", "--adopt", "--experiments", "--folder", "--format", "--north-star-only", "--reject", "--scene", "--why"},
     "metrics fit": {"FILE", "--adopt-by-rule", "--draws", "--experiments", "--folder", "--scene"},
+    "metrics measure": {"FILE", "--assignments", "--events", "--out", "--pseudonym-key"},
     "metrics show": {"--folder", "--format", "--out", "--scene"},
     "metrics watch": {"FILE", "--experiments", "--folder", "--format", "--scene"},
     "recommend": {"RECOMMENDER", "--context", "--k", "--out", "--seed", "--steps", "--trace", "--unknown", "--user", "--users"},

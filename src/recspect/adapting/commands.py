@@ -1,14 +1,16 @@
-"""`recspect metrics fit|show|decide|watch`: a metric that learns from past experiments, in use only where it has shown that it decides better."""
+"""`recspect metrics measure|fit|show|decide|watch`: a metric that learns from past experiments, in use only where it has shown that it decides better."""
 
 from __future__ import annotations
 
 import json
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from recspect.errors import UsageError
+from recspect.events.commands import KeyOption
 from recspect.exits import printable
 from recspect.printing import Format, FormatOption, OutOption, show
 
@@ -22,6 +24,43 @@ FileArgument = Annotated[Path, typer.Argument(help="metric file (TOML, YAML or J
 TableOption = Annotated[Path, typer.Option("--experiments", help="table of experiments: Parquet or CSV")]
 FolderOption = Annotated[Path, typer.Option("--folder", help="folder of the metric's history")]
 SceneOption = Annotated[str, typer.Option("--scene", help="one scene; by default all together")]
+
+
+@metrics_app.command()
+def measure(file: FileArgument, events: Annotated[str, typer.Option("--events", help="event store (FILE.duckdb, postgresql://...) or table of events")],
+            assignments: Annotated[Path, typer.Option("--assignments", help="table: experiment, user, arm, start; end, scene and family where known")],
+            out: Annotated[Path, typer.Option("--out", help="Parquet file of experiments")],
+            pseudonym_key: KeyOption = None) -> None:
+    """Measure experiments from events: effects and their errors on every metric, of those that can be trusted."""
+    from recspect.adapting.measuring import measure as run
+    from recspect.adapting.metric_file import MetricFile
+    from recspect.adapting.user_days import user_days
+    from recspect.experimenting.tables import write_experiments
+    from recspect.files import require_writable, write_bytes
+
+    require_writable(out)
+    declared = MetricFile.read(file)
+    if "://" in events or events.endswith(".duckdb"):
+        from recspect.events.pseudonyms import find_pseudonyms
+        from recspect.events.store import open_store
+
+        store = open_store(events, pseudonyms=find_pseudonyms(pseudonym_key), create=False)
+        try:
+            days = user_days(store, declared)
+            found = run(days, assignments, declared, stored=store.stored_user)
+        finally:
+            store.close()
+    else:
+        days = user_days(Path(events), declared)
+        found = run(days, assignments, declared)
+    _say([f"{name} is left out: {reason}" for name, reason in found.left_out.items()])
+    if not len(found.corpus):
+        raise UsageError("no experiment could be measured", hint="the reasons stand above")
+    buffer = BytesIO()
+    write_experiments(found.corpus).write_parquet(buffer)
+    write_bytes(out, buffer.getvalue())
+    _say([f"{len(found.corpus)} comparisons measured on {len(declared.names)} metrics, days up to {days.last.isoformat()}"])
+    typer.echo(f"Next: recspect metrics fit {file} --experiments {out}", err=True)
 
 
 @metrics_app.command()
