@@ -19,6 +19,8 @@ from recspect.errors import DataError
 from recspect.experimenting.experiment import Corpus, Experiment, Floats
 
 FINAL = 1.0
+LEAST_FAMILIES = 10
+"""Draws of fewer families repeat the same few experiments and say nothing of how sure weights are."""
 BELIEF_ONLY = 1e9
 """A belief worth so many experiments leaves nothing to the data but the variances."""
 
@@ -34,7 +36,7 @@ class Fitted:
         quality: Proxy quality of the weights at that noise, in [0, 1].
         alone: Proxy quality of the best single short-term metric.
         exact: Whether all subsets of metrics were compared.
-        stability: Over draws of experiments; None where not asked for.
+        stability: Over draws of experiments; None where not asked for, or of fewer than ten families.
         experiments: Names of those that were fitted on.
         prior_experiments: What the belief was worth.
     """
@@ -129,7 +131,7 @@ def fit_metric(corpus: Corpus, file: MetricFile, *, scene: str = "", draws: int 
     unit = np.eye(len(noise))
     alone = max(abs(quality(unit[place], latent.covariance, noise)) for place in range(1, len(noise)))
     return Fitted(policy=Policy(weights=found.values, latent=latent.covariance, costs=costs_of(file)), latent=latent, noise=noise, quality=found.quality, alone=alone, exact=found.exact,
-                  stability=stability(part, prior, rules, noise, draws=draws, counted=counted) if draws else None,
+                  stability=stability(part, prior, rules, noise, draws=draws, counted=counted) if draws and len(np.unique(part.groups)) >= LEAST_FAMILIES else None,
                   experiments=tuple(experiment.name for experiment in part), prior_experiments=prior.experiments)
 
 

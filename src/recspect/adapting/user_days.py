@@ -98,7 +98,7 @@ def user_days(events: Any, file: MetricFile) -> UserDays:
         if lacking:
             raise DataError(f"{source.name} lacks the columns {listing(lacking)} of events", hint=f"needed: {', '.join(NEEDED)}; recspect events import reads other names")
         name = source.name
-        asked = read(source, sql=_sql(columns, limits, '(SELECT DISTINCT ON (event_id) * FROM data)'), name=name)
+        asked = read(source, sql=_sql(columns, limits, "(SELECT DISTINCT ON (event_id) * FROM data)"), name=name)
         table = pa.concat_tables([schema.empty_table(), *_tables(asked, schema)])
     frame = pl.DataFrame(pl.from_arrow(table))
     if not len(frame):
