@@ -9,9 +9,12 @@ from recspect.diagnosis.diagnostic import Scope, gathered, plan
 from recspect.diagnosis.diagnostics.predictions.slice_null import RATE, chance_of_furthest, furthest_by_chance
 from recspect.diagnosis.diagnostics.predictions.worst_slices import WorstSlices
 from recspect.diagnosis.finding import Verdict
+from recspect.diagnosis.probe import Probe
 from recspect.diagnosis.probes.frequency import FrequencyProbe, fitted_frequency
 from recspect.diagnosis.runners.local import tally
+from recspect.diagnosis.slice import ALL
 from recspect.diagnosis.source import read
+from recspect.diagnosis.stats.score_label import ScoreLabel
 from recspect.diagnosis.stats.slice_sums import POSITIVE, PREDICTED, ROWS, SliceSums
 from recspect.diagnosis.tally import Tally
 from recspect.schema import Field, Label, Schema
@@ -170,3 +173,38 @@ def test_a_share_of_the_users_is_searched_in_large_tables(monkeypatch):
     assert bad(findings) == {"city=3"}
     assert findings[0].estimate.n < 0.65 * (table["city"] == 3).sum()
     assert "of a share of the users" in findings[0].meaning
+
+
+class Cluster(Probe):
+    """Adds the cluster, as the standard probe does."""
+
+    adds = ("@cluster",)
+
+    def observe(self, batch):
+        return {"@cluster": batch["user"]}
+
+
+class Later(Probe):
+    """Notes how many rows it is shown."""
+
+    adds = ("@later",)
+
+    def __init__(self):
+        self.rows = 0
+
+    def observe(self, batch):
+        self.rows += batch.rows
+        return {"@later": np.asarray(batch["user"]) % 3}
+
+
+def test_where_all_look_at_the_same_sample_later_probes_see_its_rows_only():
+    rng = np.random.default_rng(0)
+    table = {"user": rng.integers(0, 2000, 20_000), "@score": rng.random(20_000), "@label": rng.integers(0, 2, 20_000).astype(float)}
+    sums = SliceSums(crossings=(((), ((),)), (("@later",), (("1",), ("2",)))), share=0.2)
+    few, all_ = Later(), Later()
+    alone = tally(read(table), [(ALL, sums)], probes=[Cluster(), few])
+    beside = tally(read(table), [(ALL, sums), (ALL, ScoreLabel())], probes=[Cluster(), all_])
+    assert all_.rows == 20_000
+    assert few.rows == pytest.approx(4000, rel=0.15)
+    np.testing.assert_array_equal(alone.get_summary(sums).sums, beside.get_summary(sums).sums)
+    assert alone.get_summary(sums).sums[0].sum(0)[0] == few.rows

@@ -87,6 +87,19 @@ class Splittable(Protocol):
 
 
 @runtime_checkable
+class OfSample(Protocol):
+    """A stat that leaves out the rows of all but a share of the clusters, chosen by hash (`in_sample`)."""
+
+    cluster: str
+    share: float
+
+
+def in_sample(batch: Batch, cluster: str, share: float) -> NDArray[np.bool_]:
+    """Which rows are of that share of the clusters, shape (rows,): the same clusters in every table, apart from the buckets that they fall into."""
+    return np.asarray(batch.hashes(cluster) < np.uint64(min(int(share * 2.0**64), 2**64 - 1)))
+
+
+@runtime_checkable
 class Joinable(Protocol):
     """A stat whose summaries of all buckets are held together (`Joined`)."""
 

@@ -19,7 +19,7 @@ from recspect.diagnosis.slice import ALL, Slice
 from recspect.diagnosis.source import ROWS, Source
 from recspect.diagnosis.source_files import Files
 from recspect.diagnosis.source_frames import InMemory
-from recspect.diagnosis.stat import Pushable, unit_of
+from recspect.diagnosis.stat import OfSample, Pushable, in_sample, unit_of
 from recspect.diagnosis.summary import add_up
 from recspect.diagnosis.tally import Key, Tally
 
@@ -68,7 +68,8 @@ def _one_pass(source: Source, keys: Sequence[Key], probes: Sequence[Probe], rows
               progress: Progress | None) -> dict[Key, object]:
     held: dict[Key, list[Any]] = {key: [] for key in keys}
     wanted = None if probes else _columns(keys)
-    observed = (observe(batch, probes) for batch in source.batches(wanted, rows=rows, together=_real_column(unit, source, probes)))
+    sample = _sample_of(keys)
+    observed = (observe(batch, probes, sample) for batch in source.batches(wanted, rows=rows, together=_real_column(unit, source, probes)))
     for batch in ahead(observed) if isinstance(source, Files) else observed:
         for key, summary in _summaries(batch, keys):
             held[key].append(summary)
@@ -100,10 +101,20 @@ def _real_column(unit: str | None, source: Source, probes: Sequence[Probe]) -> s
     return unit
 
 
-def observe(batch: Batch, probes: Sequence[Probe]) -> Batch:
-    """The batch with every probe's columns."""
-    for probe in probes:
-        batch = batch.with_columns(probe.observe(batch))
+def _sample_of(keys: Sequence[Key]) -> tuple[str, float] | None:
+    """The cluster and the share of it that all of these stats look at, where they look at the same."""
+    found = {(stat.cluster, stat.share) if isinstance(stat, OfSample) else ("", 1.0) for _, stat in keys}
+    return found.pop() if len(found) == 1 else None
+
+
+def observe(batch: Batch, probes: Sequence[Probe], sample: tuple[str, float] | None = None) -> Batch:
+    """The batch with every probe's columns; of a sample (cluster, share) only its rows, so that later probes have less to do."""
+    sampled = sample is None or sample[1] >= 1
+    for probe in (None, *probes):
+        if probe is not None:
+            batch = batch.with_columns(probe.observe(batch))
+        if sample is not None and not sampled and sample[0] in batch:
+            batch, sampled = batch.take(in_sample(batch, *sample)), True
     return batch
 
 

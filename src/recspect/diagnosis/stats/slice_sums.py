@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from recspect.diagnosis.batch import Batch, hash_rows, hash_values
 from recspect.diagnosis.crossings import each_crossing
 from recspect.diagnosis.grouping import names_of
-from recspect.diagnosis.stat import Stat, Summary, Weights
+from recspect.diagnosis.stat import Stat, Summary, Weights, in_sample
 from recspect.diagnosis.stats.counting import weight_sums
 from recspect.diagnosis.stats.lists import order
 from recspect.diagnosis.stats.measures import NDCG
@@ -144,7 +144,7 @@ class SliceSums(Stat[SliceSumsSummary]):
         if self.unit is not None:
             valid &= batch.categories(self.unit).codes >= 0
         if self.share < 1:
-            valid &= batch.hashes(self.cluster) < np.uint64(min(int(self.share * 2.0**64), 2**64 - 1))
+            valid &= in_sample(batch, self.cluster, self.share)
         if not valid.any():
             return self.zero()
         batch, p, y = batch.select(self.columns).take(np.flatnonzero(valid)), p[valid], y[valid]
