@@ -96,7 +96,7 @@ COMMANDS = {
     "schema init": {"DATA", "--out"},
     "send": {"RUN", "--to"},
     "serve": {"FOLDER", "--backend", "--host", "--models", "--percent", "--port", "--recent", "--requests-per-second", "--second", "--shadow", "--store", "--token-file"},
-    "train": {"DATA", "--dataset", "--epochs", "--label", "--model", "--resume", "--run-dir", "--runs", "--schema", "--seed", "--to"},
+    "train": {"DATA", "--buffer-mebibytes", "--dataset", "--epochs", "--label", "--model", "--resume", "--run-dir", "--runs", "--schema", "--seed", "--split", "--to"},
 }
 
 

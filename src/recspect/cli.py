@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -72,7 +73,7 @@ def demo(runs: Annotated[Path, typer.Option(help="folder of run directories")] =
 
 
 @app.command()
-def train(data: Annotated[Path | None, typer.Argument(help="table: Parquet, CSV, Arrow")] = None,
+def train(data: Annotated[Path | None, typer.Argument(help="table: Parquet, CSV, Arrow; a file or a folder")] = None,
           schema: Annotated[Path | None, typer.Option(help="schema file (TOML, YAML or JSON)")] = None,
           dataset: Annotated[str, typer.Option(help="a data set by name instead of a table; see `recspect datasets`")] = "",
           label: Annotated[str | None, typer.Option(help="which label to train; default the schema's first; several with commas (mmoe, ple)")] = None,
@@ -81,14 +82,18 @@ def train(data: Annotated[Path | None, typer.Argument(help="table: Parquet, CSV,
           seed: Annotated[int, typer.Option(help="of weights, order of rows and random splits")] = 0,
           runs: Annotated[Path, typer.Option(help="folder of run directories")] = Path("runs"),
           run_dir: Annotated[Path | None, typer.Option(help="this run's own folder")] = None,
+          buffer_mebibytes: Annotated[int, typer.Option(help="stream Parquet files: hold so many MiB of training rows, not the whole table; 0 holds the table")] = 0,
+          split: Annotated[str, typer.Option(help="auto, time, random, or file (of streamed files the last ones are the test)")] = "auto",
           resume: Annotated[Path | None, typer.Option(help="go on with this run directory")] = None, to: ToOption = None) -> None:
-    """Train a built-in recommender and write a run directory."""
+    """Train a built-in recommender and write a run directory. `torchrun --nproc-per-node N -m recspect.cli train ...` trains on N processes."""
     sinks = _live(to)
     if resume is not None:
         folder = _resume(resume, sinks)
     else:
         folder = _train(runs=runs, dataset=dataset, data=data, schema_file=schema, label=label, model=model, epochs=epochs, seed=seed,
-                        run_dir=run_dir, sinks=sinks)
+                        buffer_bytes=buffer_mebibytes * 2**20, split=split, run_dir=run_dir, sinks=sinks)
+    if not _first_process():
+        return
     for sink in sinks:
         _err.print(f"{sink.sink.name}: {sink.failure or sink.sink.where}", markup=False, highlight=False, soft_wrap=True)
     print(folder)  # noqa: T201 - the answer, for a pipe
@@ -243,7 +248,7 @@ def main() -> NoReturn:
 
 
 def _train(*, runs: Path, dataset: str, data: Path | None, schema_file: Path | None, label: str | None, model: str, epochs: int,
-           seed: int, run_dir: Path | None, sinks: tuple[Any, ...] = ()) -> Path:
+           seed: int, run_dir: Path | None, buffer_bytes: int = 0, split: Any = "auto", sinks: tuple[Any, ...] = ()) -> Path:
     from recspect.diagnosis.source import read
     from recspect.drafting import validate
     from recspect.errors import MissingExtraError
@@ -279,15 +284,21 @@ def _train(*, runs: Path, dataset: str, data: Path | None, schema_file: Path | N
     from recspect.training.run import new_folder
 
     folder = run_dir or new_folder(runs, dataset or (data.stem if data else "run"))
-    config = TrainingConfig(model=ModelConfig(name=model), labels=tuple(labels) if len(labels) > 1 else (), maximum_epochs=epochs, seed=seed)
+    config = TrainingConfig(model=ModelConfig(name=model), labels=tuple(labels) if len(labels) > 1 else (), maximum_epochs=epochs, seed=seed,
+                            buffer_bytes=buffer_bytes, split=split)
     with _progress() as tell:
         run = run_training(source, schema, config, folder, reference=reference, command=_command(), progress=tell, sinks=sinks, on_finding=_warn)
-    for figures in run.epochs:
+    for figures in run.epochs if _first_process() else ():
         by_label = figures.get("labels", {})
         for name, row in (("", {key: value for key, value in figures.items() if key != "labels"}), *by_label.items()):
             _err.print("  ".join([*([f"  {name}:"] if name else []), *(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items())]),
                        markup=False, highlight=False)
-    return folder
+    return run.folder
+
+
+def _first_process() -> bool:
+    """Whether this process tells people: the first of those that torchrun started, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _warn(finding: Finding) -> None:
@@ -297,7 +308,7 @@ def _warn(finding: Finding) -> None:
 
 
 def _live(targets: list[str] | None) -> tuple[Any, ...]:
-    if not targets:
+    if not targets or not _first_process():
         return ()
     from recspect.sinks.live import live
 
@@ -405,7 +416,7 @@ def _progress() -> Iterator[Callable[[Any], None]]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     with Progress(TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("loss {task.fields[loss]:.4f}"),
-                  TimeRemainingColumn(), console=_err, transient=True) as bar:
+                  TimeRemainingColumn(), console=_err, transient=True, disable=not _first_process()) as bar:
         task = bar.add_task("training", total=None, epoch=1, loss=float("nan"))
 
         def tell(at: Any) -> None:

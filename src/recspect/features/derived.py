@@ -148,19 +148,35 @@ class DerivedSource(Source):
         return self.base.count()
 
     def _in_order(self, wanted: Sequence[str], rows: int) -> Iterator[Batch]:
-        made = {column.name for column in self.schema.derived}
-        row_alone = any(column.of_the_row and column.name in wanted for column in self.schema.derived)
-        inputs = Plan.of(self.schema).inputs if row_alone else ()
-        read = list(dict.fromkeys([*(name for name in wanted if name not in made), *inputs])) or list(self.base.columns[:1])
-        stored = [column.name for column in self.schema.derived if not column.of_the_row and column.name in wanted]
-        store = self._shared.store() if stored else None
-        first = self._shared.starts[self._position] if stored else 0
-        for batch in self.base.batches(read, rows=rows):
-            whole = with_row_columns(batch, self.schema) if row_alone else batch
-            if store is not None:
-                whole = whole.with_columns(store.read(first, first + batch.rows, stored))
+        first = 0
+        for batch in self.base.batches(self.reads(wanted), rows=rows):
+            yield self.completed(batch, first, wanted)
             first += batch.rows
-            yield whole
+
+    def reads(self, wanted: Sequence[str]) -> list[str]:
+        """Columns of the table that must be read for these columns."""
+        made = {column.name for column in self.schema.derived}
+        inputs = Plan.of(self.schema).inputs if self._row_alone(wanted) else ()
+        return list(dict.fromkeys([*(name for name in wanted if name not in made), *inputs])) or list(self.base.columns[:1])
+
+    def completed(self, batch: Batch, first: int, wanted: Sequence[str]) -> Batch:
+        """Rows of the table with their derived columns.
+
+        Args:
+            batch: What `reads` says, of rows that follow each other.
+            first: Number of the first of them in the table.
+            wanted: The columns that are asked for; others may be there too.
+        """
+        whole = with_row_columns(batch, self.schema) if self._row_alone(wanted) else batch
+        stored = [column.name for column in self.schema.derived if not column.of_the_row and column.name in wanted]
+        if not stored:
+            return whole
+        store = self._shared.store()
+        first += self._shared.starts[self._position]
+        return whole.with_columns(store.read(first, first + batch.rows, stored))
+
+    def _row_alone(self, wanted: Sequence[str]) -> bool:
+        return any(column.of_the_row and column.name in wanted for column in self.schema.derived)
 
     @property
     def rows_read(self) -> int:

@@ -10,13 +10,14 @@ from recspect.errors import DataError, listing
 from recspect.schema import Label
 
 
-def encode_label(label: Label, batch: Batch) -> NDArray[np.float64]:
+def encode_label(label: Label, batch: Batch, *, piece: bool = False) -> NDArray[np.float64]:
     """The label as float64, shape (rows,): 0 or 1 for a binary label, the number itself for a graded one.
 
     Args:
         label: With `positive`, 1 where the column equals it ("1" and 1 are equal); with `at_least`, 1 where the number
             is at least that; otherwise the column must hold 0/1 or booleans.
         batch: Holds the column.
+        piece: The rows are a piece of a table, which need not hold the positive value.
 
     Raises:
         DataError: The column is missing, holds NaN or infinite values, or anything but two values where 0/1 is expected.
@@ -26,10 +27,10 @@ def encode_label(label: Label, batch: Batch) -> NDArray[np.float64]:
         _refuse_gaps(label, np.flatnonzero(column.codes < 0))
         wanted = _text(label.positive)
         hit = np.array([_text(value) == wanted for value in column.values], dtype=bool)
-        if not hit.any():
+        if not hit.any() and not piece:
             raise DataError(f"label {label.name!r}: no row holds the positive value {label.positive!r}; "
                             f"values: {listing(map(str, column.values))}", hint="correct 'positive' in the schema")
-        return hit[column.codes].astype(np.float64)
+        return np.append(hit, [False])[column.codes].astype(np.float64)
     try:
         numbers = batch.numbers(label.name)
     except DataError:

@@ -32,7 +32,12 @@ class TrainingConfig:
             0 leaves that row as it was initialised. Off by default: on KuaiRand-Pure it changed nothing beyond the noise of seeds.
         test_share: Last share of the rows (in time; at random without a time), never used for fitting or selection.
         validation_share: Last share of the remaining rows, used for early stopping only.
-        split: `time`, `random`, or `auto`: by time where the schema has a time column.
+        split: `time`, `random`, or `auto`: by time where the schema has a time column. `file`, of a folder that is streamed: whole files, in
+            the order of their names, the last ones for the test.
+        buffer_bytes: 0 holds the whole table in memory. Else the rows come from Parquet files: each reader holds at most so many bytes of
+            encoded training rows, shuffled, and at most a quarter of that of each of validation and test rows.
+        readers: Into how many streams, each with a buffer of its own, the training rows are dealt; each gives its share of every step.
+            Several processes take whole streams; by default there are as many as processes.
         observe_every: Steps between two looks at gradients, activations and updates, and ten times those at the loss; 0 for none.
         histograms_every: Steps between two sets of histograms; 0 for none.
         keep_every_steps: Steps between two saved states of the model (`states/`), from which any series can be computed later; 0 for none.
@@ -56,7 +61,9 @@ class TrainingConfig:
     unknown_share: float = 0.0
     test_share: float = 0.2
     validation_share: float = 0.05
-    split: Literal["auto", "time", "random"] = "auto"
+    split: Literal["auto", "time", "random", "file"] = "auto"
+    buffer_bytes: int = 0
+    readers: int = 1
     observe_every: int = 50
     histograms_every: int = 200
     keep_every_steps: int = 0
@@ -69,7 +76,7 @@ class TrainingConfig:
         if len(set(self.labels)) < len(self.labels):
             raise UsageError(f"training settings: labels are {listing(self.labels)}, expected each once")
         for name, least in (("maximum_epochs", 1), ("patience_epochs", 1), ("batch_rows", 1), ("observe_every", 0),
-                            ("histograms_every", 0), ("keep_every_steps", 0)):
+                            ("histograms_every", 0), ("keep_every_steps", 0), ("buffer_bytes", 0), ("readers", 1)):
             if getattr(self, name) < least:
                 raise UsageError(f"training settings: {name} is {getattr(self, name)}, expected {least} or more",
                                  hint=f"use {least} or more")
@@ -90,11 +97,16 @@ class TrainingConfig:
                              hint="0.003 to 0.03 are usual")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise UsageError(f"training settings: clip_norm is {self.clip_norm}, expected more than 0 or None")
-        for name, choices in (("select_by", (None, "auc", "loss")), ("split", ("auto", "time", "random")),
+        for name, choices in (("select_by", (None, "auc", "loss")), ("split", ("auto", "time", "random", "file")),
                               ("table_optimiser", ("rowwise_adagrad", "sparse_adam")),
                               ("precision", ("32-true", "bf16-mixed"))):
             if getattr(self, name) not in choices:
                 raise UsageError(f"training settings: {name} is {getattr(self, name)!r}, choices: {choices}")
+        if not self.buffer_bytes and (self.readers > 1 or self.split == "file"):
+            what = "readers" if self.readers > 1 else "split = 'file'"
+            raise UsageError(f"training settings: {what} is for rows that are streamed", hint="give buffer_bytes too")
+        if self.buffer_bytes and self.split == "random":
+            raise UsageError("training settings: rows that are streamed are split by time or by file, not at random", hint="split = 'file', or give three tables")
         if self.table_optimiser == "sparse_adam" and self.embedding_l2:
             raise UsageError("training settings: sparse_adam has no embedding_l2", hint="use rowwise_adagrad")
 
@@ -104,6 +116,8 @@ class TrainingConfig:
         del content["model"]
         if not self.labels:
             del content["labels"]  # as before there were several
+        if not self.buffer_bytes:
+            del content["buffer_bytes"], content["readers"]  # as before there were streams
         return content
 
     @classmethod

@@ -20,7 +20,9 @@ from recspect.errors import RunError
 from recspect.models import ModelConfig
 from recspect.training.config import TrainingConfig
 from recspect.training.optimisers import RowwiseAdagrad, clip_gradients
+from recspect.training.ranks import ALONE, Ranks
 from recspect.training.rows import Part
+from recspect.training.shuffling import StreamedPart
 from recspect.training.unknown import hide_ids
 
 
@@ -47,8 +49,8 @@ class Machine:
     vocabulary_fields: tuple[str, ...] = ()
 
 
-def one_epoch(machine: Machine, part: Part, config: TrainingConfig, *, seed: int,
-              tell: Callable[[int, float], None]) -> float:
+def one_epoch(machine: Machine, part: Part | StreamedPart, config: TrainingConfig, *, seed: int,
+              tell: Callable[[int, float], None], ranks: Ranks = ALONE) -> float:
     """Train on every row once, in a new order; gives the mean loss (nats, or the label's unit squared).
 
     Args:
@@ -57,6 +59,7 @@ def one_epoch(machine: Machine, part: Part, config: TrainingConfig, *, seed: int
         config: Rows per step, clipping.
         seed: Decides the order of rows and the dropout, whatever happened before.
         tell: Called with the step from 1 and the mean loss so far.
+        ranks: The processes that share every step; their gradients are added up.
 
     Raises:
         RunError: The loss became NaN or infinite; the weights are those before that step.
@@ -64,21 +67,19 @@ def one_epoch(machine: Machine, part: Part, config: TrainingConfig, *, seed: int
     torch.manual_seed(seed)
     machine.model.train()
     observer, device = machine.observer, machine.fabric.device
-    order = torch.randperm(part.encoded.rows)  # the same as `order_of_rows` gives
-    hiding = torch.Generator().manual_seed(seed + 1)  # of its own, so that order and dropout do not depend on the share
+    hiding = torch.Generator().manual_seed(seed + 1 + ranks.rank)  # of its own, so that order and dropout do not depend on the share
     unit = config.model.output_scale**2
     total, seen = 0.0, 0
-    for step, start in enumerate(range(0, part.encoded.rows, config.batch_rows), start=1):
-        index = order[start:start + config.batch_rows]
-        rows = hide_ids(part.encoded.take(index), machine.vocabulary_fields, config.unknown_share, hiding)
+    for step, given in enumerate(part.batches(config.batch_rows, seed=seed, ranks=ranks), start=1):
+        rows = hide_ids(given.encoded, machine.vocabulary_fields, config.unknown_share, hiding)
         inputs = rows.to(device).inputs
-        target = part.target[index].to(device)
+        target = given.target.to(device)
         with observer.step() as look:
             tasks = config.model.tasks
             losses = row_losses(machine.wrapped(inputs, every=True) if tasks else machine.wrapped(inputs), target, config.model)
             judged = losses[:, 0] if tasks else losses  # what is told is the first label's; what is learned from is the sum over labels
-            loss = losses.mean(dim=0).sum() if tasks else losses.mean()
-            value = judged.mean().item() if tasks and math.isfinite(loss.item()) else loss.item()
+            loss = losses.sum() / given.rows if ranks.several else losses.mean(dim=0).sum() if tasks else losses.mean()
+            value = ranks.mean(judged, loss, given.rows) if ranks.several else judged.mean().item() if tasks and math.isfinite(loss.item()) else loss.item()
             if not math.isfinite(value):
                 why = name_nonfinite(machine.model, partial(machine.wrapped, inputs))
                 raise RunError(f"the loss is {value} at step {observer.steps_done} (epoch {observer.epoch}): {why}",
@@ -87,12 +88,13 @@ def one_epoch(machine: Machine, part: Part, config: TrainingConfig, *, seed: int
             for stepper in machine.steppers:
                 stepper.zero_grad()
             machine.fabric.backward(loss)
+            ranks.add_gradients(machine.model.parameters())
             look.before_update(value * unit, judged * unit if look.sampled else None)
             if config.clip_norm is not None:
                 clip_gradients(machine.model.parameters(), config.clip_norm)
             for stepper in machine.steppers:
                 stepper.step()
-        total, seen = total + value * len(index), seen + len(index)
+        total, seen = total + value * given.rows, seen + given.rows
         tell(step, total / seen * unit)
     return total / seen * unit
 

@@ -13,17 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
-from numpy.typing import NDArray
 from torch import nn
 
 from recspect.diagnosis.finding import Finding
 from recspect.diagnosis.mirror import Mirror
 from recspect.diagnosis.observing import HeldOut, Observer
 from recspect.errors import RecspectError, RunError, UsageError, listing
-from recspect.features import FeatureTransform
 from recspect.models import MODELS, ModelConfig
 from recspect.models.building import require_buildable
 from recspect.models.settings import Task
@@ -32,12 +29,11 @@ from recspect.training.config import TrainingConfig
 from recspect.training.epoch import Machine, epoch_seed, make_optimisers, one_epoch
 from recspect.training.figures import best_epoch, epoch_figures, selected_by, stale_epochs
 from recspect.training.files import write_tensors
-from recspect.training.rows import Part, Table, Tables
+from recspect.training.ranks import Ranks
+from recspect.training.rows import Part, Table
 from recspect.training.run import Run, checkpoint, new_folder
 from recspect.training.state import load_state, save_state
-
-LAYER_ROWS = 4096
-"""Training rows, and validation rows, on which layers are measured after each epoch."""
+from recspect.training.supply import LabelFigures, Supply
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +71,8 @@ def train(
     """Train a built-in model and write a run directory.
 
     Args:
-        data: One table, which is split as the settings say, or three (training, validation, test).
+        data: One table, which is split as the settings say, or three (training, validation, test). With `buffer_bytes` in the settings,
+            Parquet files of any size, which are never in memory as a whole.
         schema: Fields, label (the first is trained, or those that the settings name), time.
         config: Settings.
         run_dir: The run's own folder; by default a new one under `runs/`.
@@ -106,15 +103,19 @@ def train(
     """
     config = config or TrainingConfig()
     schema = _in_order(schema, config)
-    tables = Tables.cut(data, schema, config)
-    transform = FeatureTransform.fit(schema, tables.train)
-    parts = tables.encode(schema, transform, config.labels)
-    config = replace(config, model=_with_output(config.model, schema, parts[0]))
-    require_buildable(config.model, transform.sizes)  # what cannot be built is told before a folder is made
+    ranks = Ranks.here()
+    if config.buffer_bytes and config.readers == 1:
+        config = replace(config, readers=ranks.world)
+    supply = Supply.of(data, schema, config)
+    config = replace(config, model=_with_output(config.model, schema, supply.labels))
+    require_buildable(config.model, supply.transform.sizes)  # what cannot be built is told before a folder is made
     folder = Path(run_dir) if run_dir is not None else new_folder("runs", name or schema.name or "run")
-    run = Run.create(folder, schema=schema, transform=transform, config=config, data=reference or {"kind": "memory"},
-                     data_fingerprint=tables.fingerprint, split=tables.split, command=command)
-    return _recorded(run, parts, progress, sinks, on_finding)
+    record: Any = None
+    if ranks.first:
+        record = Run.create(folder, schema=schema, transform=supply.transform, config=config, data=reference or {"kind": "memory"},
+                            data_fingerprint=supply.fingerprint, split=supply.split, command=command).record
+    shared = ranks.told([str(folder), record])
+    return _recorded(Run(Path(shared[0]), shared[1]), supply, progress, sinks, on_finding, ranks)
 
 
 def resume(run_dir: str | Path, data: Table | tuple[Table, Table, Table], *,
@@ -135,26 +136,32 @@ def resume(run_dir: str | Path, data: Table | tuple[Table, Table, Table], *,
     run = Run.open(run_dir)
     if run.status == "finished":
         return run
-    schema = run.schema
-    tables = Tables.cut(data, schema, run.config)
-    if tables.fingerprint != run.record["data_fingerprint"]:
+    ranks = Ranks.here()
+    supply = Supply.of(data, run.schema, run.config, run.transform)
+    if supply.fingerprint != run.record["data_fingerprint"]:
         raise RunError(f"run {run.id} was trained on other data: fingerprint {run.record['data_fingerprint']}, "
-                       f"this data has {tables.fingerprint}", hint="give the same rows in the same order, or train anew")
-    return _recorded(run.updated(status="running", reason=""), tables.encode(schema, run.transform, run.config.labels), progress,
-                     sinks, on_finding)
+                       f"this data has {supply.fingerprint}", hint="give the same rows in the same order, or train anew")
+    return _recorded(_updated(run, ranks, status="running", reason=""), supply, progress, sinks, on_finding, ranks)
 
 
 # ---------------------------------------------------------------------- details
 
 
-def _recorded(run: Run, parts: tuple[Part, Part, Part], progress: Callable[[Progress], None] | None,
-              sinks: Sequence[Mirror], on_finding: Callable[[Finding], None] | None) -> Run:
-    """The loop, with its end written into `run.json` whatever it is, and told to the sinks."""
+def _updated(run: Run, ranks: Ranks, **changes: Any) -> Run:
+    """The run with changes, which the first process writes."""
+    return run.updated(**changes) if ranks.first else Run(run.folder, {**run.record, **changes})
+
+
+def _recorded(run: Run, supply: Supply, progress: Callable[[Progress], None] | None,
+              sinks: Sequence[Mirror], on_finding: Callable[[Finding], None] | None, ranks: Ranks) -> Run:
+    """The loop, with its end written into `run.json` whatever it is, and told to the sinks; by the first process alone."""
+    if not ranks.first:
+        return _epochs(run, supply, None, (), None, ranks)
     status = "interrupted"
     for sink in sinks:
         sink.open(run.record)
     try:
-        run = _epochs(run, parts, progress, sinks, on_finding)
+        run = _epochs(run, supply, progress, sinks, on_finding, ranks)
         status = "finished"
     except BaseException as error:
         reason = str(error) or type(error).__name__
@@ -167,49 +174,53 @@ def _recorded(run: Run, parts: tuple[Part, Part, Part], progress: Callable[[Prog
     return run
 
 
-def _epochs(run: Run, parts: tuple[Part, Part, Part], progress: Callable[[Progress], None] | None,
-            sinks: Sequence[Mirror], on_finding: Callable[[Finding], None] | None) -> Run:
+def _epochs(run: Run, supply: Supply, progress: Callable[[Progress], None] | None,
+            sinks: Sequence[Mirror], on_finding: Callable[[Finding], None] | None, ranks: Ranks) -> Run:
     config = run.config
-    fabric = Fabric(accelerator=config.device, devices=1, precision=config.precision)
+    fabric = Fabric(accelerator=config.device, devices=ranks.devices, precision=config.precision)
     # The caller's random generators go on afterwards as if nothing had happened.
     with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         model = run.untrained_model()
-        _start_at_base_rate(model, parts[0])
+        _start_at_base_rate(model, supply.labels)
         optimisers = make_optimisers(model, config)
         wrapped, *steppers = fabric.setup(model, *optimisers.values())
         checkpoints = run.folder / "checkpoints"
         done = load_state(checkpoints, model, optimisers) or {"epoch": 0, "step": 0, "epochs": []}
         observer = Observer(model, every=config.observe_every, histograms_every=config.histograms_every,
                             folder=run.folder, steps_done=done["step"], sinks=sinks, on_finding=on_finding,
-                            held_out=_held_out(parts, fabric.device), keep_every_steps=config.keep_every_steps)
-        machine = Machine(fabric, model, wrapped, optimisers, tuple(steppers), observer, run.transform.vocabulary_fields)
+                            held_out=_held_out(supply.layers, fabric.device), keep_every_steps=config.keep_every_steps)
+        machine = Machine(fabric, model, wrapped, optimisers, tuple(steppers), observer, supply.transform.vocabulary_fields)
         epochs: list[dict[str, Any]] = done["epochs"]
         key = selected_by(config)
-        run = _noted(run, epochs)
+        run = _noted(run, epochs, ranks)
         while len(epochs) < config.maximum_epochs and stale_epochs(epochs, key) < config.patience_epochs:
             observer.epoch = epoch = len(epochs) + 1
             started = time.perf_counter()
-            tell = _teller(progress, epoch, parts[0], config, epochs[-1] if epochs else {})
-            loss = one_epoch(machine, parts[0], config, seed=epoch_seed(config.seed, epoch), tell=tell)
-            epochs.append({"epoch": epoch, "step": observer.steps_done, "train_loss": loss,
-                           **epoch_figures(model, parts), "seconds": round(time.perf_counter() - started, 3)})
+            seed = epoch_seed(config.seed, epoch)
+            tell = _teller(progress, epoch, supply.train.steps(config.batch_rows, seed=seed), config, epochs[-1] if epochs else {})
+            loss = one_epoch(machine, supply.train, config, seed=seed, tell=tell, ranks=ranks)
+            ranks.require_same(model)
+            figures = epoch_figures(model, supply.judged) if ranks.first else {}
+            epochs.append(ranks.told({"epoch": epoch, "step": observer.steps_done, "train_loss": loss,
+                                      **figures, "seconds": round(time.perf_counter() - started, 3)}))
+            if not ranks.first:
+                run = _noted(run, epochs, ranks)
+                continue
             _record_figures(observer, epochs[-1], config)
             observer.measure()
             # What is written before the state is written again, the same, when a kill falls in between.
             write_tensors(checkpoint(run.folder, epoch), model.state_dict())
             observer.flush()
             save_state(checkpoints, model, optimisers, {"epoch": epoch, "step": observer.steps_done, "epochs": epochs})
-            run = _noted(run, epochs)
+            run = _noted(run, epochs, ranks)
         stopped = stale_epochs(epochs, key) >= config.patience_epochs
         reason = f"no better {key} for {config.patience_epochs} epochs" if stopped else f"all {len(epochs)} epochs done"
-        return run.updated(status="finished", reason=reason)
+        return _updated(run, ranks, status="finished", reason=reason)
 
 
-def _teller(progress: Callable[[Progress], None] | None, epoch: int, part: Part, config: TrainingConfig,
+def _teller(progress: Callable[[Progress], None] | None, epoch: int, steps: int, config: TrainingConfig,
             metrics: Mapping[str, Any]) -> Callable[[int, float], None]:
-    steps = -(-part.encoded.rows // config.batch_rows)
-
     def tell(step: int, loss: float) -> None:
         if progress is not None:
             progress(Progress(epoch=epoch, epochs=config.maximum_epochs, step=step, steps=steps, loss=loss, metrics=metrics))
@@ -227,15 +238,14 @@ def _record_figures(observer: Observer, figures: Mapping[str, Any], config: Trai
     observer.record("learning_rate", config.table_learning_rate, "tables")
 
 
-def _held_out(parts: tuple[Part, Part, Part], device: torch.device) -> HeldOut:
-    """Evenly spaced training and validation rows, on which layers are measured after each epoch."""
-    train, validation = (part.take(np.linspace(0, part.encoded.rows - 1, min(LAYER_ROWS, part.encoded.rows)).astype(np.int64)) for part in parts[:2])
+def _held_out(layers: tuple[Part, Part], device: torch.device) -> HeldOut:
+    """Training and validation rows on which layers are measured after each epoch."""
+    train, validation = layers
     return HeldOut(train=(train.encoded.to(device).inputs, train.label), held_out=(validation.encoded.to(device).inputs, validation.label))
 
 
-def _noted(run: Run, epochs: list[dict[str, Any]]) -> Run:
-    return run.updated(epochs_done=len(epochs), best_epoch=best_epoch(epochs, selected_by(run.config)),
-                       metrics={"epochs": list(epochs)})
+def _noted(run: Run, epochs: list[dict[str, Any]], ranks: Ranks) -> Run:
+    return _updated(run, ranks, epochs_done=len(epochs), best_epoch=best_epoch(epochs, selected_by(run.config)), metrics={"epochs": list(epochs)})
 
 
 def _in_order(schema: Schema, config: TrainingConfig) -> Schema:
@@ -253,28 +263,25 @@ def _in_order(schema: Schema, config: TrainingConfig) -> Schema:
     return schema
 
 
-def _with_output(model: ModelConfig, schema: Schema, part: Part) -> ModelConfig:
-    first = _task(schema.label, part.label)
+def _with_output(model: ModelConfig, schema: Schema, figures: Mapping[str, LabelFigures]) -> ModelConfig:
     labels = {label.name: label for label in schema.labels}
-    tasks = (first, *(_task(labels[name], values) for name, values in part.others.items())) if part.others else ()
-    return replace(model, output=first.output, output_mean=first.mean, output_scale=first.scale, tasks=tasks)
+    tasks = tuple(_task(labels[name], found) for name, found in figures.items())
+    return replace(model, output=tasks[0].output, output_mean=tasks[0].mean, output_scale=tasks[0].scale, tasks=tasks if len(tasks) > 1 else ())
 
 
-def _task(label: Label, values: NDArray[np.float64]) -> Task:
+def _task(label: Label, found: LabelFigures) -> Task:
     if label.kind == "binary":
         return Task(label=label.name, after=label.after or "")
-    return Task(label=label.name, output="value", mean=float(values.mean()), scale=float(values.std()))
+    return Task(label=label.name, output="value", mean=found.mean, scale=found.deviation)
 
 
-def _start_at_base_rate(model: nn.Module, part: Part) -> None:
+def _start_at_base_rate(model: nn.Module, figures: Mapping[str, LabelFigures]) -> None:
     """Let a binary model start at the training rate (which lies between 0 and 1), so that no step is spent on it."""
     tasks: Sequence[Task] = model.config.tasks
     if not tasks and model.config.output == "logit":
         with torch.no_grad():
-            model.bias.fill_(torch.logit(torch.tensor(part.label.mean())).item())
+            model.bias.fill_(torch.logit(torch.tensor(next(iter(figures.values())).mean, dtype=torch.float64)).item())
     for place, task in enumerate(tasks):
-        if task.output == "logit":
-            label, before = part.others.get(task.label, part.label), part.others.get(task.after, part.label if task.after == tasks[0].label else None)
-            rate = label.mean() if before is None else label[before == 1].mean()  # of what comes after another: given that
+        if task.output == "logit":  # of what comes after another: its rate given that
             with torch.no_grad():
-                model.bias[place] = torch.logit(torch.tensor(rate).clamp(1e-6, 1 - 1e-6))
+                model.bias[place] = torch.logit(torch.tensor(figures[task.label].given, dtype=torch.float64).clamp(1e-6, 1 - 1e-6))

@@ -50,11 +50,7 @@ def split_rows(batch: Batch, schema: Schema, *, test_share: float, validation_sh
     if by == "time" and schema.time is None:
         raise SchemaError("a split by time needs a column with role 'time'", hint="Schema(time='...'), or split = 'random'")
     kind = "time" if by == "time" or (by == "auto" and schema.time is not None) else "random"
-    test_from = int(batch.rows * (1 - test_share) + 1e-9)
-    validation_from = int(test_from * (1 - validation_share) + 1e-9)
-    if not 0 < validation_from < test_from < batch.rows:
-        raise DataError(f"{batch.rows} rows are too few for a training, a validation and a test part",
-                        hint="give more rows, or larger shares")
+    validation_from, test_from = part_ends(batch.rows, test_share=test_share, validation_share=validation_share)
     description: dict[str, Any] = {"kind": kind, "test_share": test_share, "validation_share": validation_share,
                                    "rows": {"train": validation_from, "validation": test_from - validation_from,
                                             "test": batch.rows - test_from}}
@@ -71,3 +67,16 @@ def split_rows(batch: Batch, schema: Schema, *, test_share: float, validation_sh
         order = np.random.default_rng(seed).permutation(batch.rows)
         description["seed"] = seed
     return Split(order[:validation_from], order[validation_from:test_from], order[test_from:], description)
+
+
+def part_ends(rows: int, *, test_share: float, validation_share: float) -> tuple[int, int]:
+    """The first row of the validation and of the test part, of rows in their order.
+
+    Raises:
+        DataError: Too few rows for three parts.
+    """
+    test_from = int(rows * (1 - test_share) + 1e-9)
+    validation_from = int(test_from * (1 - validation_share) + 1e-9)
+    if not 0 < validation_from < test_from < rows:
+        raise DataError(f"{rows} rows are too few for a training, a validation and a test part", hint="give more rows, or larger shares")
+    return validation_from, test_from
