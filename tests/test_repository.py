@@ -85,7 +85,7 @@ COMMANDS = {
     "explain": {"RECOMMENDER", "--below", "--context", "--format", "--item", "--k", "--lang", "--names", "--over", "--unknown", "--user"},
     "loop": {"--epsilon", "--items", "--out", "--rounds", "--seed", "--users", "--visits"},
     "metrics decide": {"FILE", "--adopt", "--experiments", "--folder", "--format", "--north-star-only", "--reject", "--scene", "--why"},
-    "metrics fit": {"FILE", "--adopt-by-rule", "--draws", "--experiments", "--folder", "--scene"},
+    "metrics fit": {"FILE", "--adopt-by-rule", "--draws", "--experiments", "--folder", "--recent", "--scene"},
     "metrics measure": {"FILE", "--assignments", "--events", "--out", "--pseudonym-key"},
     "metrics show": {"--folder", "--format", "--out", "--scene"},
     "metrics watch": {"FILE", "--experiments", "--folder", "--format", "--scene"},

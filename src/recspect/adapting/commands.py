@@ -66,6 +66,7 @@ def measure(file: FileArgument, events: Annotated[str, typer.Option("--events", 
 @metrics_app.command()
 def fit(file: FileArgument, experiments: TableOption, folder: FolderOption = Path("metrics"), scene: SceneOption = "",
         draws: Annotated[int, typer.Option(help="draws of experiments behind the intervals of weights")] = 200,
+        recent: Annotated[float | None, typer.Option(help="forget: so many experiments count in the long run, the latest most")] = None,
         adopt: Annotated[bool, typer.Option("--adopt-by-rule", help="put the proposal into use where the gate passes it")] = False) -> None:
     """Learn weights and threshold from past experiments, and propose them. Exit 0; the proposal says whether the gate passes it."""
     from recspect.adapting.fitting import to_fit_on
@@ -76,11 +77,13 @@ def fit(file: FileArgument, experiments: TableOption, folder: FolderOption = Pat
     require_writable(folder, folder=True)
     if draws < 0:
         raise UsageError(f"--draws is {draws}", hint="200, or 0 for no intervals")
+    if recent is not None and recent < 2:
+        raise UsageError(f"--recent is {recent:g}", hint="a number of experiments, such as 80")
     declared, corpus = _read(file, experiments)
     kept, now = to_fit_on(corpus, declared), now_utc()
     history = first_release(kept, declared, History.read(folder), scene=scene, now=now)
     history.write(folder)  # the first release is in use even where the fit is interrupted
-    proposal, _ = propose(kept, declared, history, scene=scene, draws=draws, now=now)
+    proposal, _ = propose(kept, declared, history, scene=scene, draws=draws, recent=recent, now=now)
     history = history.with_proposal(proposal)
     number = history.proposals[-1].number
     adopted = adopt and proposal.passed

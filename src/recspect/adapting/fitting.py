@@ -14,6 +14,7 @@ from recspect.adapting.held_out import Policy
 from recspect.adapting.latent import Latent, Prior, fit_latent, prior_weight, to_correlation, usual_noise
 from recspect.adapting.metric_file import MetricFile
 from recspect.adapting.posterior import Costs
+from recspect.adapting.surprise import forgetting
 from recspect.adapting.weights import Rules, choose, quality
 from recspect.errors import DataError
 from recspect.experimenting.experiment import Corpus, Experiment, Floats
@@ -103,7 +104,7 @@ def scene_prior(corpus: Corpus, file: MetricFile, scene: str) -> Prior:
     return Prior(to_correlation(pooled), file.decision.scene_experiments, np.diag(pooled).copy())
 
 
-def fit_metric(corpus: Corpus, file: MetricFile, *, scene: str = "", draws: int = 0, belief_only: bool = False, counted: Floats | None = None) -> Fitted:
+def fit_metric(corpus: Corpus, file: MetricFile, *, scene: str = "", draws: int = 0, belief_only: bool = False, recent: float | None = None) -> Fitted:
     """The metric that these experiments and the file's beliefs give.
 
     Args:
@@ -112,13 +113,14 @@ def fit_metric(corpus: Corpus, file: MetricFile, *, scene: str = "", draws: int 
         scene: Which scene it is for; empty for all together.
         draws: Of experiments, for the intervals of weights; 0 for none.
         belief_only: Let the data say how large effects are, and nothing else: the metric to begin with.
-        counted: How much each experiment counts, shape (experiments,).
+        recent: So many experiments count in the long run, the latest most; all alike where None. The order is that of the corpus.
 
     Raises:
         DataError: No experiments in that scene.
     """
     prior = prior_of(file) if not scene else scene_prior(corpus, file, scene)
     part = corpus if not scene else corpus.of_scene(scene)
+    counted = None if recent is None else forgetting(len(part), recent)
     if not len(part):
         raise DataError(f"no experiment to fit on{f' in scene {scene!r}' if scene else ''}", hint=f"scenes: {', '.join(map(repr, corpus.scenes)) or 'none'}; those kept apart and those without any of the metrics do not count")
     if belief_only:
@@ -135,10 +137,10 @@ def fit_metric(corpus: Corpus, file: MetricFile, *, scene: str = "", draws: int 
                   experiments=tuple(experiment.name for experiment in part), prior_experiments=prior.experiments)
 
 
-def fitter(file: MetricFile, *, scene: str = "") -> Callable[[Corpus], Policy]:
-    """What `held_out.compare` fits with: the same way to a metric, without intervals."""
+def fitter(file: MetricFile, *, scene: str = "", others: tuple[Experiment, ...] = (), recent: float | None = None) -> Callable[[Corpus], Policy]:
+    """What `held_out.compare` fits with: the same way to a metric, without intervals; `others` are experiments of other scenes, which are always there."""
     def fit(corpus: Corpus) -> Policy:
-        return fit_metric(corpus, file, scene=scene).policy
+        return fit_metric(Corpus((*others, *corpus)), file, scene=scene, recent=recent).policy
 
     return fit
 

@@ -27,7 +27,7 @@ class Judgement:
         experiment: Its name.
         ship: Whether the posterior reaches the bar and every guardrail holds.
         posterior: Of the true effect on the north star.
-        by: `metric`, or `north star alone` for an experiment kept apart, or `measured metrics` where one with weight is missing.
+        by: `metric`, `weights for its size` where the file asks for them, `north star alone` for an experiment kept apart, `measured metrics` where one with weight is missing.
         reasons: A sentence per condition, each with its number; the failed ones begin with "no: ".
     """
 
@@ -52,8 +52,9 @@ def judge(experiment: Experiment, release: Release, file: MetricFile, *, widened
     weights, by = release.weights, "metric"
     if (apart or fallback) and experiment.measured[0]:
         weights, by = np.eye(len(weights))[0], "north star alone"
-    elif not experiment.measured[weights != 0].all():
-        weights, by = weights_for(experiment, release.latent, tuple(np.flatnonzero(weights).tolist())), "measured metrics"
+    elif file.decision.by_size or not experiment.measured[weights != 0].all():
+        by = "weights for its size" if experiment.measured[weights != 0].all() else "measured metrics"
+        weights = weights_for(experiment, release.latent, tuple(np.flatnonzero(weights).tolist()))
         if not weights.any():
             raise DataError(f"experiment {experiment.name!r} measured no metric that carries weight", hint="measure one, or fit a metric of what is measured")
     found = posterior(experiment, weights, release.latent, release.costs, widened=widened)

@@ -89,6 +89,7 @@ class Decision:
         least_experiments, dwell_days, step: The gate; see `recspect.adapting.adoption.Gate`.
         scene_experiments: How many experiments of a scene what was learnt in all scenes counts for.
         joint: Whether the north star's own early reading is weighed in.
+        by_size: Whether an experiment is judged by the best weights for its own size instead of those of the usual size; these do not follow the step from release to release.
         apart: Share of experiments that are decided by the north star alone and never fitted on, so that there is something to check the metric with.
     """
 
@@ -102,6 +103,7 @@ class Decision:
     step: float = 0.25
     scene_experiments: float = 40.0
     joint: bool = True
+    by_size: bool = False
     apart: float = 0.05
 
 
@@ -169,11 +171,12 @@ class MetricFile:
         metrics = top.table("metrics", needed=True)
         decision = _Table(top.table("decision"), f"{where}: decision", tuple(Decision.__dataclass_fields__))
         prior = decision.content.get("prior_experiments", 40.0)
-        settings = {name: decision.number(name) for name in Decision.__dataclass_fields__ if name in decision.content and name not in ("prior_experiments", "joint")}
+        settings = {name: decision.number(name) for name in Decision.__dataclass_fields__ if name in decision.content and name not in ("prior_experiments", "joint", "by_size")}
         for name in ("most_metrics", "least_experiments"):
             if name in settings:
                 settings[name] = decision.whole(name)
-        found = Decision(**settings, prior_experiments=None if prior == "auto" else decision.number("prior_experiments", 40.0), joint=decision.yes("joint", True))
+        found = Decision(**settings, prior_experiments=None if prior == "auto" else decision.number("prior_experiments", 40.0), joint=decision.yes("joint", True),
+                         by_size=decision.yes("by_size", False))
         _require_decision(found, f"{where}: decision")
         return cls(
             name=top.text("name", Path(where).stem), north_star=_metric(star, star.text("name", "north_star")), decision=found,

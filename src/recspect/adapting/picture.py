@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from recspect.adapting.alternatives import front
 from recspect.adapting.history import OPEN, History, Release
 from recspect.adapting.latent import to_correlation
-from recspect.diagnosis.evidence import Bars, Curve, Evidence, Line, RankedTable, Reasons
+from recspect.adapting.weights import quality
+from recspect.diagnosis.evidence import Bars, Curve, Evidence, Line, RankedTable, Reasons, Scatter
 from recspect.diagnosis.finding import Report
+from recspect.experimenting.experiment import Floats
 
 
 def told(history: History, *, scene: str = "") -> list[str]:
@@ -34,7 +39,7 @@ def picture(history: History, *, scene: str = "") -> Report:
     """
     current = history.require_current(scene)
     releases = [release for release in history.releases if release.scene == current.scene]
-    overview: list[Evidence] = [_weights(current), _facts(current), _relevance(current)]
+    overview: list[Evidence] = [_weights(current), _facts(current), _relevance(current), _front(current)]
     if len(releases) > 1:
         overview += [_course(releases), _bars(releases)]
     proposals = [proposal for proposal in history.proposals if proposal.release.scene == current.scene]
@@ -51,7 +56,7 @@ def picture(history: History, *, scene: str = "") -> Report:
 
 def _weights(release: Release) -> Bars:
     order = sorted((place for place in range(len(release.metrics)) if release.shown[place] or release.chosen[place] > 0.1), key=lambda place: -abs(release.shown[place]))
-    return Bars(title="What does the metric weigh?", unit="weight per standard error of the usual experiment, absolute values summing to 1", stage="metrics",
+    return Bars(title="What does the metric weigh?", unit="weight per standard error of the usual experiment, absolute values summing to at most 1", stage="metrics",
                 names=tuple(release.metrics[place] for place in order), values=tuple(float(release.shown[place]) for place in order),
                 low=tuple(min(float(release.low[place]), float(release.shown[place])) for place in order), high=tuple(max(float(release.high[place]), float(release.shown[place])) for place in order),
                 reference=0.0, caption=f"release {release.number}, {len(release.experiments)} experiments; 90% interval over draws of experiments")
@@ -64,6 +69,20 @@ def _relevance(release: Release) -> RankedTable:
                   round(float((release.latent[place, place] / release.noise[place, place]) ** 0.5), 2) if release.noise[place, place] > 0 else None) for place in order)
     return RankedTable(title="How relevant and how sensitive is each metric?", stage="metrics", rows=rows, caption="the most relevant first",
                        columns=("metric", "weight", "share of draws with weight", "correlation of true effects with the north star", "typical true effect in standard errors"))
+
+
+def _front(release: Release) -> Scatter:
+    def at(weights: Floats) -> tuple[float, float]:
+        error = float(weights @ release.noise @ weights)
+        return (max(float(weights @ release.latent @ weights), 0.0) / error) ** 0.5 if error > 0 else 0.0, quality(weights, release.latent, np.zeros_like(release.latent))
+
+    unit = np.eye(len(release.metrics))
+    points = [(f"choice {place + 1}", one.sensitivity, one.alignment) for place, one in enumerate(front(release.latent, release.noise, points=9))]
+    points += [(name, *at(unit[place])) for place, name in enumerate(release.metrics)]
+    points.append(("in use", *at(release.weights)))
+    return Scatter(title="Which metrics see more, and which mean more?", x_title="typical true effect in standard errors", y_title="correlation of true effects with the north star", stage="metrics",
+                   x=tuple(x for _, x, _ in points), y=tuple(y for *_, y in points), names=tuple(name for name, *_ in points),
+                   caption="choices 1 and on are metrics that no other of short-term metrics beats on both")
 
 
 def _facts(release: Release) -> Reasons:

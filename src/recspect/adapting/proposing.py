@@ -14,6 +14,7 @@ from recspect.adapting.history import History, Proposal, Release
 from recspect.adapting.latent import to_correlation
 from recspect.adapting.metric_file import MetricFile
 from recspect.adapting.posterior import NORMAL, slope_and_variance
+from recspect.adapting.scenes import heterogeneity
 from recspect.adapting.weights import normalised
 from recspect.errors import UsageError
 from recspect.experimenting.experiment import Corpus, Floats
@@ -44,7 +45,7 @@ def first_release(corpus: Corpus, file: MetricFile, history: History, *, scene: 
     return history.with_release(release_of(fitted, file, scene=scene), by="first", why=f"nothing was in use: the weights of {named}, with effects as large as in {len(fitted.experiments)} experiments", now=now)
 
 
-def propose(corpus: Corpus, file: MetricFile, history: History, *, scene: str = "", draws: int = 200, now: datetime) -> tuple[Proposal, Comparison | None]:
+def propose(corpus: Corpus, file: MetricFile, history: History, *, scene: str = "", draws: int = 200, recent: float | None = None, now: datetime) -> tuple[Proposal, Comparison | None]:
     """A proposal for the metric that is in use in this scene.
 
     Args:
@@ -53,18 +54,20 @@ def propose(corpus: Corpus, file: MetricFile, history: History, *, scene: str = 
         history: Something must be in use.
         scene: Which scene; empty for all.
         draws: Of experiments, for intervals.
+        recent: How many experiments count in the long run, the latest most; all alike where None.
         now: The time of the proposal.
 
     Returns:
         The proposal, and the comparison behind it; None where there are too few families to leave any out.
     """
     current = aligned(history.require_current(scene), file)
-    fitted = fit_metric(corpus, file, scene=scene, draws=draws)
+    fitted = fit_metric(corpus, file, scene=scene, draws=draws, recent=recent)
     gate, part = gate_of(file), corpus if not scene else corpus.of_scene(scene)
     # Costs are the business's to set: both policies decide by the new ones, and what is compared is the metric.
     policy = replace(current.policy, costs=fitted.policy.costs)
     try:
-        comparison = compare(part, fitter(file, scene=scene) if not scene else _with_others(corpus, file, scene), policy)
+        others = tuple(experiment for experiment in corpus if scene and experiment.scene != scene)
+        comparison = compare(part, fitter(file, scene=scene, others=others, recent=recent), policy)
     except UsageError as error:
         comparison, passed, reasons = None, False, (f"no: {error.message}",)
     else:
@@ -73,16 +76,16 @@ def propose(corpus: Corpus, file: MetricFile, history: History, *, scene: str = 
         passed, reasons = verdict.passed, verdict.reasons
     shown, share = step_towards(current.shown, normalised(fitted.policy.weights, fitted.noise), gate.step)
     release = release_of(fitted, file, scene=scene, shown=shown)
-    return Proposal(number=0, made=now, release=release, share=share, passed=passed, reasons=reasons, explanation=tuple(explain(current, release, fitted, file, share))), comparison
+    explanation = (*explain(current, release, fitted, file, share), *([] if scene else _scenes_differ(corpus, release)))
+    return Proposal(number=0, made=now, release=release, share=share, passed=passed, reasons=reasons, explanation=explanation), comparison
 
 
-def _with_others(corpus: Corpus, file: MetricFile, scene: str):  # noqa: ANN202 - what compare takes
-    others = tuple(experiment for experiment in corpus if experiment.scene != scene)
-
-    def fit(part: Corpus):  # noqa: ANN202
-        return fit_metric(Corpus((*others, *part)), file, scene=scene).policy
-
-    return fit
+def _scenes_differ(corpus: Corpus, release: Release) -> list[str]:
+    found = heterogeneity(corpus, release.weights)
+    if found.scenes < 2:
+        return []
+    slopes = ", ".join(f"{scene or 'no scene'} {slope:.2g} (standard error {error:.2g})" for scene, (slope, error) in found.slopes.items())
+    return [f"of what the metric promises in different scenes, {found.i_squared:.0%} of the variation is real (I squared); effect on the north star per unit of the metric: {slopes}"]
 
 
 def aligned(release: Release, file: MetricFile) -> Release:
