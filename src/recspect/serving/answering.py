@@ -15,6 +15,7 @@ import numpy as np
 from recspect.errors import DataError, RecspectError, UsageError
 from recspect.events.event import NAME_CHARACTERS, EventError, parse_event
 from recspect.recommending.pipeline.recommender import Lists, Recommender
+from recspect.serving.online_features import OnlineFeatures
 from recspect.serving.recent import Done, Recent
 from recspect.serving.recent_shared import SharedRecent
 from recspect.serving.rollout import Rollout
@@ -82,15 +83,16 @@ class Answering:
         rollout: How it is let in.
         recent: What users did lately, or None where nothing tells it.
         shown: Where exposures are written down, or None.
+        features: Derived columns of the moment, or None for those of when the recommender was built.
         surface: What the exposures name as their surface.
         told: Called with each answer's model and whether it was made without it, for counters.
     """
 
     def __init__(self, first: Slot, second: Slot | None = None, *, rollout: Rollout | None = None, recent: Recent | SharedRecent | None = None, shown: ShownLog | None = None,
-                 surface: str = "api", told: Callable[[Answer], None] = lambda _: None) -> None:
+                 features: OnlineFeatures | None = None, surface: str = "api", told: Callable[[Answer], None] = lambda _: None) -> None:
         self.first, self.second = first, second
         self.rollout = rollout or Rollout()
-        self.recent, self.shown, self.surface, self._told = recent, shown, surface, told
+        self.recent, self.shown, self.features, self.surface, self._told = recent, shown, features, surface, told
         self.unwritable = 0
 
     def answer(self, user: str | int, k: int, *, context: Mapping[str, Any] | None = None, surface: str = "", trace: bool = False) -> Answer:
@@ -148,8 +150,13 @@ class Answering:
 
     def _made(self, recommender: Recommender, asked: Asked) -> Answer:
         """The model's list; where it fails for a reason that is not the request's, the popular one."""
+        stale: tuple[str, ...] = ()
         try:
-            lists = recommender.recommend([asked.user], asked.k, context=asked.context, time=now_in(recommender, time.time_ns() // 1000),
+            context = asked.context
+            if self.features is not None:
+                derived, missing = self.features.of(recommender, asked.user, asked.context)
+                context, stale = {**derived, **context}, (missing,) if missing else ()
+            lists = recommender.recommend([asked.user], asked.k, context=context, time=now_in(recommender, time.time_ns() // 1000),
                                           recent={0: [(done.item, now_in(recommender, done.time)) for done in asked.lately]},
                                           seed=asked.seed, trace=asked.trace)
         except UsageError:
@@ -158,7 +165,8 @@ class Answering:
             _log.exception("the model could not answer")
             what = error.message if isinstance(error, RecspectError) else type(error).__name__
             return self._popular(recommender, asked, f"the model could not answer ({what}), so these are popular items")
-        return _answer(lists, asked)
+        found = _answer(lists, asked)
+        return replace(found, degraded=stale) if stale else found
 
     def _popular(self, recommender: Recommender, asked: Asked, why: str) -> Answer:
         items = recommender.items

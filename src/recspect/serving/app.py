@@ -174,6 +174,9 @@ def create_app(answering: Answering, settings: ServingSettings | None = None, *,
         if answering.recent is not None:
             await asyncio.to_thread(answering.recent.refresh)
             tasks.append(asyncio.create_task(_again(answering.recent.refresh, settings.refresh_seconds)))
+        if answering.features is not None:
+            await asyncio.to_thread(answering.features.refresh)
+            tasks.append(asyncio.create_task(_again(answering.features.refresh, settings.refresh_seconds)))
         try:
             yield
         finally:
@@ -247,7 +250,8 @@ def _paths(app: FastAPI, answering: Answering, settings: ServingSettings, figure
     def ready() -> dict[str, Any]:
         """Whether it answers with all it has; what is down is named. It answers requests all the same."""
         down = [text for text in (answering.first.failure, answering.second.failure if answering.second else "",
-                                  answering.recent.failure if answering.recent else "", answering.shown.failure if answering.shown else "") if text]
+                                  answering.recent.failure if answering.recent else "",
+                                  answering.features.failure if answering.features else "", answering.shown.failure if answering.shown else "") if text]
         return {"status": "degraded" if down else "ok", "model": answering.first.current.version, "down": down}
 
     @app.get("/metrics", tags=["server"], response_class=Response, responses={200: {"content": {"text/plain": {}}}})

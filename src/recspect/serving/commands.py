@@ -87,6 +87,7 @@ def application(*, folder: Path, store: str = "", recent: str = "", token: str |
     from recspect.serving.answering import Answering
     from recspect.serving.app import ServingSettings, create_app
     from recspect.serving.figures import Figures
+    from recspect.serving.online_features import OnlineFeatures
     from recspect.serving.recent import Recent
     from recspect.serving.recent_shared import SharedRecent
     from recspect.serving.rollout import Rollout
@@ -96,6 +97,7 @@ def application(*, folder: Path, store: str = "", recent: str = "", token: str |
     torch.set_num_threads(1)  # requests are answered side by side; threads within one request would wait for each other
     first = Slot(folder, backend=backend)
     other = Slot(second, backend=backend) if second is not None else None
+    features: OnlineFeatures | None = None
     lately: Recent | SharedRecent | None = None
     shown, closing, routers = None, [], []
     if store:
@@ -105,13 +107,16 @@ def application(*, folder: Path, store: str = "", recent: str = "", token: str |
         from recspect.events.store import open_store
 
         kept = open_store(store, pseudonyms=find_pseudonyms())
-        lately, shown = Recent(kept), ShownLog(kept)
+        lately, shown, features = Recent(kept), ShownLog(kept), OnlineFeatures(kept)
+        for slot in (first, other):
+            if slot is not None:
+                features.know(slot.current)
         writing = GroupCommit(kept)
         routers.append(events_router(writing))  # the token is asked for before any path
         closing += [writing.close, shown.close, kept.close]
     if recent:
         lately = SharedRecent(recent, lately)
     figures = Figures()
-    answering = Answering(first, other, rollout=Rollout(percent=percent, shadow=shadow), recent=lately, shown=shown, told=figures.told)
+    answering = Answering(first, other, rollout=Rollout(percent=percent, shadow=shadow), recent=lately, features=features, shown=shown, told=figures.told)
     return create_app(answering, ServingSettings(token=token, requests_per_second=requests_per_second), figures=figures, models=models,
                       routers=tuple(routers), closing=tuple(closing))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from recspect.diagnosis.batch import Batch, hash_rows
 from recspect.errors import DataError, SchemaError, UsageError
+from recspect.features.derived import derive
 from recspect.recommending.pipeline.audience import Audience
 from recspect.recommending.pipeline.catalogue import Catalogue
 from recspect.recommending.pipeline.recommender import Recommender
@@ -60,6 +61,7 @@ def build_recommender(rows: Batch, schema: Schema | None = None, *, run: Run | N
     if not rows.rows:
         raise DataError("no rows to learn a recommender from", hint="check the file, the query and the filters")
     say("reading items and users")
+    rows = derive(rows, schema)
     catalogue = Catalogue.from_rows(rows, schema, items=items, author=settings.author, category=settings.category)
     audience = Audience.from_rows(rows, schema, catalogue)
     if not len(audience.wanted.items):
