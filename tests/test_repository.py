@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import recspect
+from recspect.comparing.comparison import CODES as COMPARISON_CODES
 from recspect.diagnosis.diagnostic import all_diagnostics
 from recspect.diagnosis.evidence import EVIDENCE_KINDS
 from recspect.examining.references import CODE as UNLIKE_HEALTHY
@@ -63,9 +64,11 @@ CODES = frozenset({
     "training.update_ratio",
 })
 
-EFFECTS = frozenset({"effects.decision", "effects.guardrail", "effects.metric", "effects.policy_support", "effects.policy_value", "effects.sample_ratio", "effects.slices"})
+EFFECTS = frozenset({"effects.decision", "effects.guardrail", "effects.metric", "effects.model_fields", "effects.model_figure", "effects.model_slices", "effects.policy_support",
+                     "effects.policy_value", "effects.release", "effects.sample_ratio", "effects.slices"})
 
 COMMANDS = {
+    "compare": {"CANDIDATE", "CURRENT", "--eval", "--format", "--out", "--rules", "--schema"},
     "dashboard": {"RUNS", "--actions", "--host", "--port", "--smallest", "--token-file"},
     "datasets": {"NAME"},
     "demo": {"--dataset", "--epochs", "--no-open", "--open", "--runs"},
@@ -116,7 +119,7 @@ def test_finding_codes():
 
 def test_codes_about_effects_are_counted_and_described():
     text = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
-    assert frozenset({*EXPERIMENT_CODES, *POLICY_CODES}) == EFFECTS
+    assert frozenset({*EXPERIMENT_CODES, *POLICY_CODES, *COMPARISON_CODES}) == EFFECTS
     assert all(f"`{code}`" in text for code in EFFECTS)
 
 

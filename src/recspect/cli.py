@@ -16,6 +16,7 @@ from rich.console import Console
 
 from recspect import exits
 from recspect.adapting.commands import metrics_app
+from recspect.comparing import commands as comparing
 from recspect.dashboard import commands as dashboard
 from recspect.errors import UsageError, listing
 from recspect.events.commands import events_app
@@ -170,8 +171,9 @@ def doctor(run: Annotated[Path | None, typer.Argument(help="run directory")] = N
     """Say how the model reads its fields, and whether attributions of it can be trusted."""
     from recspect.examining.doctor import examine_lookups
 
-    model = _subject(subject, Schema.read(schema) if schema else None) if subject else None
-    print(examine_lookups(run=run, subject=model, table=table))  # noqa: T201 - the answer
+    named = Schema.read(schema) if schema else None
+    model = _subject(subject, named) if subject else None
+    print(examine_lookups(run=run, subject=model, table=table, schema=named))  # noqa: T201 - the answer
 
 
 @app.command()
@@ -233,6 +235,7 @@ def schema_init(data: Annotated[Path, typer.Argument(help="table: Parquet, CSV, 
 
 
 serving.mount(app, _err)
+comparing.mount(app, _err)
 dashboard.mount(app, _err)
 looping.mount(app, _err)
 recommending.mount(app, _err, lambda reference: import_module("recspect.examining.runs").open_data(reference))

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recspect.diagnosis.batch import Batch, Column
-from recspect.diagnosis.column import factorize
+from recspect.diagnosis.batch import Batch, Column, concatenate
 from recspect.diagnosis.hashing import bucket
-from recspect.diagnosis.source import Source, read, require_columns
+from recspect.diagnosis.source import read, require_columns
 from recspect.diagnosis.stat import category_name
 from recspect.errors import DataError, UsageError, listing
 from recspect.experimenting.experiment import Floats
@@ -165,7 +164,10 @@ def read_log(data: Any, columns: LogColumns, *, policy: PolicyTable | str = "") 
         raise UsageError("a policy over items needs the column of the item", hint="--item COLUMN")
     source = read(data)
     require_columns(source, columns.named)
-    batch = _whole(source, columns.named)
+    batches = list(source.batches(tuple(dict.fromkeys(columns.named))))
+    if not batches:
+        raise DataError(f"{source.name} has no rows", hint="a row per choice")
+    batch = concatenate(batches)
     cluster: Column = batch[columns.user] if columns.user else np.arange(batch.rows)
     given = {name: batch.numbers(column) for name, column in (("predicted", columns.predicted), ("expected", columns.expected)) if column}
     common: dict[str, Any] = {"reward": batch.numbers(columns.reward), "logged": batch.numbers(columns.propensity), "cluster": cluster, "of": "users" if columns.user else "rows"}
@@ -213,22 +215,6 @@ def item_rates(reward: Floats, place: NDArray[np.int64], positions: NDArray[Any]
         by_position = np.bincount(entry_position, weights=table.probability * rates[:-1], minlength=len(code))
         predicted[own], expected[own] = rates[place[own]], by_position[row_position[own]]
     return predicted, expected
-
-
-def _whole(source: Source, names: Sequence[str]) -> Batch:
-    batches = list(source.batches(tuple(dict.fromkeys(names))))
-    if not batches:
-        raise DataError(f"{source.name} has no rows", hint="a row per choice")
-    if len(batches) == 1:
-        return batches[0]
-    columns: dict[str, Any] = {}
-    for name in dict.fromkeys(names):
-        parts = [batch[name] for batch in batches]
-        if all(isinstance(part, np.ndarray) for part in parts):
-            columns[name] = np.concatenate(parts)  # type: ignore[arg-type]
-        else:
-            columns[name] = factorize(np.array([text for batch in batches for text in texts(batch, name)], dtype=object))
-    return Batch(columns)
 
 
 __all__ = ["UNIFORM", "LogColumns", "LoggedChoices", "PolicyTable", "item_rates", "read_log", "texts", "uniform"]

@@ -45,12 +45,12 @@ class Churn(Diagnostic):
         scope.require_target(OTHER, why="there are no scores of another model on these rows")
         scope.require_target("@score", "@cluster")
         labelled = [ScoreLabel(), ScoreLabel(score=OTHER)] if "@label" in scope.target else []
-        return Needs.of(target=[scope.bucketed(_apart()), _sample(scope), *(scope.bucketed(stat) for stat in labelled)])
+        return Needs.of(target=[scope.bucketed(score_difference()), _sample(scope), *(scope.bucketed(stat) for stat in labelled)])
 
     def judge(self, target: Tally, reference: Tally, scope: Scope) -> Iterable[Finding]:  # noqa: ARG002 - the interface's
-        apart = target.get_summary(scope.bucketed(_apart()))
+        apart = target.get_summary(scope.bucketed(score_difference()))
         require_rows(apart.total.count, "the rows with both scores", least=FEWEST)
-        difference = apart.estimate(_relative, unit="mean |p1 - p2| over the mean score", n=lambda total: total.count)
+        difference = apart.estimate(relative_difference, unit="mean |p1 - p2| over the mean score", n=lambda total: total.count)
         overlap = _overlap(target.get_summary(_sample(scope)))
         quality = _quality(target, scope)
         far, other_rows = difference.surely_above(DIFFERENCE), overlap.surely_below(OVERLAP)
@@ -70,7 +70,8 @@ class Churn(Diagnostic):
             sources=self.sources)
 
 
-def _apart() -> PredictionError:
+def score_difference() -> PredictionError:
+    """What is added up: the difference of both scores of a row."""
     return PredictionError(prediction="@score", target=OTHER)
 
 
@@ -78,7 +79,8 @@ def _sample(scope: Scope) -> RowSample:
     return RowSample(numbers=("@score", OTHER), buckets=scope.buckets)
 
 
-def _relative(total: PredictionErrorSummary) -> float:
+def relative_difference(total: PredictionErrorSummary) -> float:
+    """Mean |p1 - p2| over the mean score."""
     mean = total.target.mean + total.error.mean / 2  # (p1 + p2) / 2
     return total.mean_absolute_error / mean if mean > 0 else np.nan
 
