@@ -9,10 +9,7 @@ from typing import Any
 from recspect.comparing.comparison import Comparison, compare_models
 from recspect.comparing.release import ReleaseRule
 from recspect.errors import RunError, UsageError
-from recspect.examining.runs import open_data, subject_of
 from recspect.examining.sampling import all_rows
-from recspect.training.rows import Tables
-from recspect.training.run import Run
 
 
 def compare_runs(current: Path, candidate: Path, *, data: Any = None, rules: Sequence[ReleaseRule] = (), say: Callable[[str], None] = lambda _: None) -> Comparison:
@@ -28,6 +25,10 @@ def compare_runs(current: Path, candidate: Path, *, data: Any = None, rules: Seq
         RunError: A run that is unfinished, or whose data cannot be read again.
         UsageError: Runs of other labels, or of other data or splits where no rows are given.
     """
+    from recspect.examining.runs import open_data, subject_of
+    from recspect.training.rows import Tables
+    from recspect.training.run import Run
+
     runs = [Run.open(folder) for folder in (current, candidate)]
     for run, folder in zip(runs, (current, candidate), strict=True):
         if run.best_epoch is None:
