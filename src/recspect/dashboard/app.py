@@ -6,28 +6,26 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Mapping
-from functools import cache
-from importlib.resources import files
 from threading import Event
 from typing import Annotated, Any
-from urllib.parse import parse_qsl, quote
+from urllib.parse import parse_qsl
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from fastapi.responses import RedirectResponse, Response, StreamingResponse
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from recspect.dashboard.explain_pages import explain_pages
 from recspect.dashboard.feedback import Said, add_feedback
 from recspect.dashboard.guard import COOKIE, HEADERS, Guard
+from recspect.dashboard.pages import Pages, entry_of, own_file
 from recspect.dashboard.shelf import Entry, stamp
-from recspect.dashboard.texts import LANGUAGES, chosen, translator
-from recspect.dashboard.views import SIGN_OF, TITLES, Views, part, plain, stages, worst
+from recspect.dashboard.texts import LANGUAGES
+from recspect.dashboard.views import Views, part, plain, stages
 from recspect.diagnosis.observing.live_rows import LIVE_FILE
 from recspect.errors import RecspectError, UsageError
-from recspect.report import html
 from recspect.report.content import Drawings
 from recspect.report.wording import clean
 
@@ -38,9 +36,6 @@ LIVE_SECONDS = 2.0
 
 KEEP_SECONDS = 15.0
 """How often a quiet stream says that it is still there."""
-
-ASSETS = {"htmx.js": "vendor/htmx-2.0.11.min.js", "sse.js": "vendor/htmx-ext-sse-2.2.4.min.js", "dashboard.js": "dashboard.js"}
-
 
 def create_app(views: Views, guard: Guard | None = None, *, live_seconds: float = LIVE_SECONDS) -> FastAPI:
     """The application.
@@ -57,6 +52,7 @@ def create_app(views: Views, guard: Guard | None = None, *, live_seconds: float 
     _assets(app)
     _door(app, guard, pages)
     _overview(app, views, pages)
+    explain_pages(app, views, pages)  # before the pages of stages, whose addresses are of the same form
     _runs(app, views, pages, live_seconds)
     _errors(app, pages)
 
@@ -96,49 +92,6 @@ class Guarded:
         await response(scope, receive, answer)
 
 
-class Pages:
-    """Templates with what every page has: navigation, language, signs."""
-
-    def __init__(self, views: Views, guard: Guard) -> None:
-        self.views, self.guard = views, guard
-
-    def show(self, request: Request, template: str, *, status: int = 200, entry: Entry | None = None, page: str = "", **names: Any) -> HTMLResponse:
-        """A page."""
-        language = chosen(request.query_params.get("lang"), request.cookies, request.headers.get("accept-language", ""))
-        common = {"_": translator(language), "language": language, "languages": LANGUAGES, "signs": SIGN_OF, "entry": entry, "page": page, "guard": self.guard,
-                  "titles": TITLES, "clean": clean, "tabs": [] if entry is None else self._tabs(entry), "twin": _twin(request), "here": str(request.url.path),
-                  "link": lambda _code, anchor: f"#{anchor}", "address": lambda name: "/runs/" + quote(name, safe="")}
-        text = templates().get_template(template).render(**common | {key: value for key, value in names.items() if key != "_"})
-        return HTMLResponse(text.lstrip(), status_code=status)
-
-    def fault(self, request: Request, status: int, reason: str, hint: str = "") -> Response:
-        """What went wrong, as a page for people and as JSON for programs."""
-        if request.url.path.endswith(".json") or "text/html" not in request.headers.get("accept", ""):
-            return JSONResponse({"error": {"status": status, "message": reason, "hint": hint}}, status_code=status)
-        return self.show(request, "fault.html.j2", status=status, reason=reason, hint=hint, number=status)
-
-    def _tabs(self, entry: Entry) -> list[tuple[str, str, str]]:
-        """(address after the run's, title, worst verdict) of the pages of an entry."""
-        try:
-            report = self.views.report(entry)
-        except RecspectError:
-            report = None
-        found = stages(report) if report is not None else []
-        if entry.kind != "findings" and "training" not in found:
-            found.append("training")
-        return [("", "Summary", report.verdict.value if report is not None else ""), *((stage, TITLES.get(stage, stage[:1].upper() + stage[1:]), worst(report, stage) if report else "")
-                for stage in found), ("findings", "All findings", ""), ("provenance", "Provenance", "")]
-
-
-@cache
-def templates() -> Environment:
-    """Our templates, and those of the report; every text is escaped."""
-    made = Environment(loader=ChoiceLoader([PackageLoader("recspect.dashboard", "assets"), PackageLoader("recspect.report", "assets")]), autoescape=True,
-                       undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    made.filters |= html.environment().filters
-    return made
-
-
 # ---------------------------------------------------------------------- addresses
 
 
@@ -147,7 +100,7 @@ def _assets(app: FastAPI) -> None:
 
     @app.get("/assets/{name}")
     def asset(name: str, request: Request) -> Response:
-        found = _asset(name)
+        found = own_file(name)
         if found is None:
             raise HTTPException(404, "no such file")
         text, kind, tag = found
@@ -158,36 +111,6 @@ def _assets(app: FastAPI) -> None:
     @app.get("/health")
     def health() -> dict[str, str]:
         return {"status": "ok"}
-
-
-@cache
-def _asset(name: str) -> tuple[str, str, str] | None:
-    import hashlib
-
-    if name == "vega.js":
-        text = html.drawing_library()
-    elif name == "charts.js":
-        text = html.asset("page.js")
-    elif name == "style.css":
-        text = html.style_sheet() + "\n" + _file("dashboard.css")
-    elif name in ASSETS:
-        text = _file(ASSETS[name])
-    else:
-        return None
-    kind = "text/css" if name.endswith(".css") else "text/javascript"
-    return text, f"{kind}; charset=utf-8", f'"{hashlib.sha256(text.encode()).hexdigest()[:20]}"'
-
-
-def warm_up() -> None:
-    """Do once what the first visitor would wait seconds for: make the drawing library, import what reads trainings."""
-    import recspect.examining.watched_steps
-
-    _asset("vega.js")
-    recspect.examining.watched_steps.all_diagnostics()
-
-
-def _file(name: str) -> str:
-    return files("recspect.dashboard").joinpath("assets", *name.split("/")).read_text(encoding="utf-8")
 
 
 def _door(app: FastAPI, guard: Guard, pages: Pages) -> None:
@@ -223,7 +146,7 @@ def _overview(app: FastAPI, views: Views, pages: Pages) -> None:
     @app.get("/compare")
     def compare(request: Request, run: Annotated[list[str], Query(max_length=2)] = []) -> Response:  # noqa: B006 - never changed
         """Two runs beside each other."""
-        entries = [_entry(views, name) for name in run if name]
+        entries = [entry_of(views, name) for name in run if name]
         if len(entries) != 2 or entries[0].name == entries[1].name:
             return pages.show(request, "choose.html.j2", page="compare", entries=views.shelf.entries(), chosen=run)
         drawings = Drawings(stills=False)
@@ -234,13 +157,13 @@ def _overview(app: FastAPI, views: Views, pages: Pages) -> None:
 def _runs(app: FastAPI, views: Views, pages: Pages, live_seconds: float) -> None:
     @app.get("/runs/{name}.json")
     def summary_json(name: str) -> dict[str, Any]:
-        entry = _entry(views, name)
+        entry = entry_of(views, name)
         report = views.report(entry)
         return {"run": entry.to_mapping(), "report": None if report is None else plain(report)}
 
     @app.get("/runs/{name}/live")
     async def live(request: Request, name: str) -> Response:
-        entry = await asyncio.to_thread(_entry, views, name)
+        entry = await asyncio.to_thread(entry_of, views, name)
         return StreamingResponse(_changes(request, views, entry, live_seconds), media_type="text/event-stream")
 
     @app.get("/runs/{name}/training/now")
@@ -264,7 +187,7 @@ def _runs(app: FastAPI, views: Views, pages: Pages, live_seconds: float) -> None
 
     def _said(request: Request, name: str, form: Mapping[str, str]) -> Response:
         code, place = form.get("code", ""), form.get("place", "")
-        entry = _entry(views, name)
+        entry = entry_of(views, name)
         report = views.report(entry)
         known = report is not None and any(f.code == code and (str(f.place) if f.place.name else "") == place for f in report.findings)
         if not known or entry.folder is None:
@@ -276,7 +199,7 @@ def _runs(app: FastAPI, views: Views, pages: Pages, live_seconds: float) -> None
 
     @app.get("/runs/{name}/{page}.json")
     def page_json(name: str, page: str) -> dict[str, Any]:
-        entry = _entry(views, name)
+        entry = entry_of(views, name)
         report = views.report(entry)
         if report is None:
             return {"run": entry.to_mapping(), "report": None}
@@ -289,7 +212,7 @@ def _runs(app: FastAPI, views: Views, pages: Pages, live_seconds: float) -> None
     @app.get("/runs/{name}/{page}")
     def stage_page(request: Request, name: str, page: str, verdict: Annotated[str, Query(max_length=10)] = "", stage: Annotated[str, Query(max_length=60)] = "",
                    words: Annotated[str, Query(max_length=200)] = "") -> Response:
-        entry = _entry(views, name)
+        entry = entry_of(views, name)
         if page == "findings":
             return pages.show(request, "findings.html.j2", entry=entry, page=page, **views.findings(entry, verdict=verdict, stage=stage, words=words))
         if page == "provenance":
@@ -303,7 +226,7 @@ def _runs(app: FastAPI, views: Views, pages: Pages, live_seconds: float) -> None
 
     @app.get("/runs/{name}")
     def summary(request: Request, name: str) -> Response:
-        entry = _entry(views, name)
+        entry = entry_of(views, name)
         return pages.show(request, "summary.html.j2", entry=entry, **views.summary(entry))
 
 
@@ -313,17 +236,8 @@ async def _form(request: Request) -> dict[str, str]:
     return dict(parse_qsl(body.decode("utf-8", "replace"), max_num_fields=20))
 
 
-def _entry(views: Views, name: str) -> Entry:
-    found = views.shelf.entry(name)
-    if found is None:
-        raise HTTPException(404, f"there is no run {name[:120]!r} here")
-    if found.damaged:
-        raise HTTPException(409, found.damaged)
-    return found
-
-
 def _watched(views: Views, name: str) -> Entry:
-    entry = _entry(views, name)
+    entry = entry_of(views, name)
     if entry.kind == "findings":
         raise HTTPException(404, f"{entry.name} is no training")
     return entry
@@ -357,12 +271,6 @@ async def _changes(request: Request, views: Views, entry: Entry, seconds: float)
             yield ": still here\n\n"
 
 
-def _twin(request: Request) -> str:
-    """The JSON of the same page."""
-    path = request.url.path.rstrip("/")
-    return "/index.json" if path in ("", "/rows") else f"{path}.json" if path.startswith("/runs/") else ""
-
-
 def _errors(app: FastAPI, pages: Pages) -> None:
     @app.exception_handler(HTTPException)
     async def known(request: Request, error: HTTPException) -> Response:
@@ -384,4 +292,4 @@ def _errors(app: FastAPI, pages: Pages) -> None:
         return pages.fault(request, 422 if isinstance(error, UsageError) else 409, clean(error.message, limit=600), error.hint)
 
 
-__all__ = ["create_app", "warm_up"]
+__all__ = ["create_app"]

@@ -55,8 +55,9 @@ def run(runs: Path, *, host: str, port: int, token_file: Path | None, actions: b
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(error.name or "fastapi", extra="dashboard", purpose="The dashboard") from None
-    from recspect.dashboard.app import create_app, warm_up
+    from recspect.dashboard.app import create_app
     from recspect.dashboard.guard import Guard
+    from recspect.dashboard.pages import warm_up
     from recspect.dashboard.shelf import Shelf
     from recspect.dashboard.views import Views
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from recspect.dashboard.explaining import Explainers
 from recspect.dashboard.feedback import Said, read_feedback
 from recspect.dashboard.hiding import SMALLEST, without_small_groups
 from recspect.dashboard.shelf import Entry, Shelf, stamp
@@ -56,10 +57,11 @@ class Views:
     Args:
         shelf: What there is.
         smallest: Groups of fewer rows or people are not shown.
+        explainers: Read the models and data of runs.
     """
 
-    def __init__(self, shelf: Shelf, *, smallest: int = SMALLEST) -> None:
-        self.shelf, self.smallest = shelf, smallest
+    def __init__(self, shelf: Shelf, *, smallest: int = SMALLEST, explainers: Explainers | None = None) -> None:
+        self.shelf, self.smallest, self.explainers = shelf, smallest, explainers or Explainers()
         self._live: dict[str, tuple[Any, tuple[Finding, ...]]] = {}
 
     def report(self, entry: Entry) -> Report | None:
@@ -243,4 +245,4 @@ def _histograms(folder: Path) -> Any:
 
 
 SIGN_OF = {verdict.value: sign for verdict, sign in SIGNS.items()}
-__all__ = ["SIGN_OF", "TITLES", "Views", "addresses", "part", "plain", "stages", "worst"]
+__all__ = ["SIGN_OF", "TITLES", "Views", "addresses", "figures_of", "part", "plain", "stages", "worst"]

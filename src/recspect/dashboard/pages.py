@@ -1,0 +1,127 @@
+"""Templates with what every page has, and the dashboard's own files."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from importlib.resources import files
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from fastapi import Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from starlette.exceptions import HTTPException
+
+from recspect.dashboard.guard import Guard
+from recspect.dashboard.shelf import Entry
+from recspect.dashboard.texts import LANGUAGES, chosen, translator
+from recspect.dashboard.views import SIGN_OF, TITLES, Views, stages, worst
+from recspect.errors import RecspectError
+from recspect.report import html
+from recspect.report.wording import clean
+
+ASSETS = {"htmx.js": "vendor/htmx-2.0.11.min.js", "sse.js": "vendor/htmx-ext-sse-2.2.4.min.js", "dashboard.js": "dashboard.js"}
+
+
+class Pages:
+    """Templates with what every page has: navigation, language, signs."""
+
+    def __init__(self, views: Views, guard: Guard) -> None:
+        self.views, self.guard = views, guard
+
+    def show(self, request: Request, template: str, *, status: int = 200, entry: Entry | None = None, page: str = "", **names: Any) -> HTMLResponse:
+        """A page."""
+        language = self.language(request)
+        common = {"_": translator(language), "language": language, "languages": LANGUAGES, "signs": SIGN_OF, "entry": entry, "page": page, "guard": self.guard,
+                  "titles": TITLES, "clean": clean, "tabs": [] if entry is None else self._tabs(entry), "twin": twin_of(request), "here": str(request.url.path),
+                  "link": lambda _code, anchor: f"#{anchor}", "address": lambda name: "/runs/" + quote(name, safe="")}
+        text = templates().get_template(template).render(**common | {key: value for key, value in names.items() if key != "_"})
+        return HTMLResponse(text.lstrip(), status_code=status)
+
+    @staticmethod
+    def language(request: Request) -> str:
+        """Of the one who asks."""
+        return chosen(request.query_params.get("lang"), request.cookies, request.headers.get("accept-language", ""))
+
+    def fault(self, request: Request, status: int, reason: str, hint: str = "") -> Response:
+        """What went wrong, as a page for people and as JSON for programs."""
+        if request.url.path.endswith(".json") or "text/html" not in request.headers.get("accept", ""):
+            return JSONResponse({"error": {"status": status, "message": reason, "hint": hint}}, status_code=status)
+        return self.show(request, "fault.html.j2", status=status, reason=reason, hint=hint, number=status)
+
+    def _tabs(self, entry: Entry) -> list[tuple[str, str, str]]:
+        """(address after the run's, title, worst verdict) of the pages of an entry."""
+        try:
+            report = self.views.report(entry)
+        except RecspectError:
+            report = None
+        found = stages(report) if report is not None else []
+        if entry.kind != "findings" and "training" not in found:
+            found.append("training")
+        return [("", "Summary", report.verdict.value if report is not None else ""), *((stage, TITLES.get(stage, stage[:1].upper() + stage[1:]), worst(report, stage) if report else "")
+                for stage in found), *([("explain", "Why", "")] if entry.kind == "run" and entry.epochs else []), ("findings", "All findings", ""), ("provenance", "Provenance", "")]
+
+
+@cache
+def templates() -> Environment:
+    """Our templates, and those of the report; every text is escaped."""
+    made = Environment(loader=ChoiceLoader([PackageLoader("recspect.dashboard", "assets"), PackageLoader("recspect.report", "assets")]), autoescape=True,
+                       undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.filters |= html.environment().filters
+    return made
+
+
+def twin_of(request: Request) -> str:
+    """The JSON of the same page."""
+    path = request.url.path.rstrip("/")
+    if path.endswith("/explain"):
+        asked = {key: value for key in ("user", "item", "over") if (value := request.query_params.get(key, "").strip())}
+        return f"{path}.json?{urlencode(asked)}" if "user" in asked else ""
+    return "/index.json" if path in ("", "/rows") else f"{path}.json" if path.startswith("/runs/") else ""
+
+
+def entry_of(views: Views, name: str) -> Entry:
+    """The entry of that name.
+
+    Raises:
+        HTTPException: 404 where there is none, 409 where its files are damaged.
+    """
+    found = views.shelf.entry(name)
+    if found is None:
+        raise HTTPException(404, f"there is no run {name[:120]!r} here")
+    if found.damaged:
+        raise HTTPException(409, found.damaged)
+    return found
+
+
+@cache
+def own_file(name: str) -> tuple[str, str, str] | None:
+    """Text, type and tag of one of our files; None where there is none of that name."""
+    if name == "vega.js":
+        text = html.drawing_library()
+    elif name == "charts.js":
+        text = html.asset("page.js")
+    elif name == "style.css":
+        text = html.style_sheet() + "\n" + _file("dashboard.css")
+    elif name in ASSETS:
+        text = _file(ASSETS[name])
+    else:
+        return None
+    kind = "text/css" if name.endswith(".css") else "text/javascript"
+    return text, f"{kind}; charset=utf-8", f'"{hashlib.sha256(text.encode()).hexdigest()[:20]}"'
+
+
+def warm_up() -> None:
+    """Do once what the first visitor would wait seconds for: make the drawing library, import what reads trainings."""
+    import recspect.examining.watched_steps
+
+    own_file("vega.js")
+    recspect.examining.watched_steps.all_diagnostics()
+
+
+def _file(name: str) -> str:
+    return files("recspect.dashboard").joinpath("assets", *name.split("/")).read_text(encoding="utf-8")
+
+
+__all__ = ["Pages", "entry_of", "own_file", "warm_up"]
