@@ -364,6 +364,8 @@ def test_the_history_is_told_and_drawn(file):
     assert any("the gate does not pass it" in line for line in told(history))
     history = history.decided(1, adopt=True, by="person", why="<b>why</b>", now=NOW)
     report = picture(history)
+    assert report.findings[0].verdict.value in ("PASS", "WARN")
+    assert picture(proposing.first_release(kept, file, History(), scene="", now=NOW)).findings[0].verdict.value == "UNKNOWN"
     titles = [evidence.title for evidence in report.overview]
     assert "How did the weights move from release to release?" in titles
     bars = report.overview[0]

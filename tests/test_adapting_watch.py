@@ -224,8 +224,8 @@ def test_a_metric_that_teams_play_is_caught_and_healthy_worlds_are_quiet():
 
 @pytest.mark.slow
 def test_clickbait_is_caught_within_twenty_experiments_in_four_runs_of_five():
-    right, _ = caught(CLICKBAIT, 100)
-    assert right >= 80 - 8  # two standard errors of 100 runs; the bench has 300
+    right, _ = caught(CLICKBAIT, 60)
+    assert right >= 48 - 6  # two standard errors of 60 runs; the bench has 300
 
 
 def test_nothing_to_watch_is_no_alarm():

@@ -8,9 +8,13 @@ from recspect.adapting.alternatives import front
 from recspect.adapting.history import OPEN, History, Release
 from recspect.adapting.latent import to_correlation
 from recspect.adapting.weights import quality
+from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.evidence import Bars, Curve, Evidence, Line, RankedTable, Reasons, Scatter
-from recspect.diagnosis.finding import Report
+from recspect.diagnosis.finding import Finding, Remedy, Report, Verdict
 from recspect.experimenting.experiment import Floats
+
+CODE = "metrics.in_use"
+STEADY = 0.8
 
 
 def told(history: History, *, scene: str = "") -> list[str]:
@@ -49,9 +53,23 @@ def picture(history: History, *, scene: str = "") -> Report:
         overview.append(Reasons(title="What did the gate say?", items=last.reasons, stage="metrics", caption="passed" if last.passed else "not passed"))
         overview.append(RankedTable(title="Which changes were proposed?", columns=("proposal", "made", "gate", "status", "note"), stage="metrics",
                                     rows=tuple((one.number, one.made.date().isoformat(), "passed" if one.passed else "not passed", one.status, one.note) for one in reversed(proposals))))
-    return Report(overview=tuple(overview), title=f"adaptive metric{f' of {current.scene}' if current.scene else ''}, release {current.number}",
+    return Report(findings=(_finding(current),), overview=tuple(overview), title=f"adaptive metric{f' of {current.scene}' if current.scene else ''}, release {current.number}",
                   provenance={"scene": current.scene, "release": current.number, "adopted": None if current.adopted is None else current.adopted.isoformat(), "by": current.by, "why": current.why,
                               "experiments": len(current.experiments)})
+
+
+def _finding(release: Release) -> Finding:
+    """Whether the metric in use stands on its experiments: weights that draws of them agree on, and more than the best single metric says."""
+    n = len(release.experiments)
+    if release.by == "first":
+        return Finding(code=CODE, verdict=Verdict.UNKNOWN, claim=f"The metric in use rests on beliefs: past experiments ({n}) said how large effects are, and nothing else.",
+                       remedies=(Remedy(code="fit_metric", text="Fit it on past experiments; with fewer than 50 the beliefs stay.", command="recspect metrics fit METRICS.toml --experiments TABLE"),))
+    steady, better = release.cosine >= STEADY, release.quality > release.alone
+    claim = (f"Release {release.number} tells the true effect on {release.metrics[0]} with a correlation of {release.quality:.2f} in the usual experiment, the best single metric {release.alone:.2f}; "
+             f"weights of draws of {n} experiments point the same way with a mean cosine of {release.cosine:.2f}.")
+    return Finding(code=CODE, verdict=Verdict.PASS if steady and better else Verdict.WARN, claim=claim, limit=STEADY, neutral=1.0,
+                   estimate=Estimate(value=release.cosine, unit="mean cosine of weights over draws of experiments", n=n, of="experiments"),
+                   threshold=f"WARN where the mean cosine is below {STEADY}, or where the best single metric says as much")
 
 
 def _weights(release: Release) -> Bars:
