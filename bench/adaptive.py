@@ -6,7 +6,8 @@ effects), those in which the correlation of our metric with the true effect on t
 corpus sizes of the share of significant experiments that point the wrong way, ours less that of the largest mean z, which is given the true signs of the past; 0 or less means never above. `clickbait_caught`: share of
 runs in which the metric that teams began to play leads the suspects and is alarmed within 20 experiments; `clickbait_false` the share of healthy runs in which any metric is. `aa_type1`:
 share of null experiments in which the learnt metric is significant at 5%. `value_60_after_change`: after a change of what the metrics foretell, share of the oracle's value captured 60
-experiments later (`value_60_fresh`: by 60 experiments without a past; `experiments_to_90`: from when on it is 90%, null where not within 150). `wrong_beliefs_*`: correlation with truth under other beliefs.
+experiments later (`value_60_new_beliefs`: where the metric file's beliefs were changed too, as right and wrong as the old ones; `value_60_fresh`: old beliefs, 60 experiments without a past; `experiments_to_90`: from when on it is
+90% with old beliefs, null where not within 150). `wrong_beliefs_*`: correlation with truth under other beliefs.
 """
 
 import json
@@ -118,8 +119,10 @@ def recovery(draws):
     shares = {more: float(np.mean([judged(ours(world.draw(150 + more, [7, seed])[0], prior, forgetting(150 + more, 60)), held, truth)[1] for seed in range(draws)])) / oracle
               for more in (0, 30, 60, 100, 150)}
     fresh = float(np.mean([judged(ours(after.draw(60, [7, seed])[0], prior), held, truth)[1] for seed in range(draws)])) / oracle
-    print("share of the oracle's value by experiments after the change:", json.dumps({str(more): round(share, 3) for more, share in shares.items()}), f"60 fresh ones: {fresh:.3f}", flush=True)
-    return shares, fresh
+    told = (0.3, 0.3, 0.6, 0.5, 0.5, 0.0, 0.2, 0.4)
+    new = float(np.mean([judged(ours(world.draw(210, [7, seed])[0], Prior.of_beliefs(told), forgetting(210, 40)), held, truth)[1] for seed in range(draws)])) / oracle
+    print("share of the oracle's value by experiments after the change:", json.dumps({str(more): round(share, 3) for more, share in shares.items()}), f"60 fresh ones: {fresh:.3f}, 60 with new beliefs: {new:.3f}", flush=True)
+    return shares, fresh, new
 
 
 def main(draws=30):
@@ -133,11 +136,11 @@ def main(draws=30):
                for name, belief in {"flat": (0.3,) * 8, "none": (0.0,) * 8, "shuffled": BELIEFS[4:] + BELIEFS[:4], "reversed": tuple(-one for one in BELIEFS)}.items()}
     print("correlation with truth under other beliefs:", json.dumps(beliefs))
     worlds = {"pilot": pilot, **harder}
-    shares, fresh = recovery(max(6, draws // 2))
+    shares, fresh, new = recovery(max(6, draws // 2))
     figures = {
         "wins": wins(pilot, 0), "wins_value": wins(pilot, 1), "wins_harder": sum(wins(found, 0) for found in harder.values()),
         "wrong_sign_vs_maxz": round(max(float(found[size]["ours"][2] - found[size]["largest z"][2]) for found in worlds.values() for size in SIZES), 4),
-        "clickbait_caught": caught, "clickbait_false": false, "aa_type1": round(null_significance(2 * draws), 4), "value_60_after_change": round(shares[60], 3), "value_60_fresh": round(fresh, 3),
+        "clickbait_caught": caught, "clickbait_false": false, "aa_type1": round(null_significance(2 * draws), 4), "value_60_after_change": round(shares[60], 3), "value_60_new_beliefs": round(new, 3), "value_60_fresh": round(fresh, 3),
         "experiments_to_90": next((more for more, share in shares.items() if share >= 0.9), None),
         "seconds": round(time.monotonic() - began)}
     print(json.dumps(figures))

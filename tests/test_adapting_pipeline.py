@@ -232,6 +232,21 @@ def test_a_new_metric_begins_without_weight_and_one_that_is_gone_loses_it(tmp_pa
         proposing.aligned(release, replace(other, north_star=replace(other.north_star, name="else")))
 
 
+def test_a_metric_that_is_new_does_not_stand_in_the_way(file):
+    """Three experiments measured it, and are left out together; or none did."""
+    whole = PILOT.draw(60, 3)[0]
+    without = [name for name in PILOT.metrics if name != "metric_2"]
+    kept = Corpus.of([replace(e.of_metrics(without) if k >= 3 else e, family="first" if k < 3 else "") for k, e in enumerate(whole)], PILOT.metrics)
+    history = proposing.first_release(kept, file, History(), scene="", now=NOW)
+    _, comparison = proposing.propose(kept, file, history, draws=12, now=NOW)
+    assert comparison is not None
+    never = Corpus.of([e.of_metrics(without) for e in whole], PILOT.metrics)
+    assert fitting.fit_metric(never, file, draws=3).policy.weights[2] == 0
+    immature = Corpus.of([e.of_metrics(e.metrics[1:]) for e in whole], PILOT.metrics)
+    with pytest.raises(DataError, match="final 'north_star'"):
+        fitting.fit_metric(immature, file)
+
+
 def test_scenes_have_their_own_metric_and_borrow_one_until_then(file):
     corpus = Corpus((*(replace(e, scene="home") for e in PILOT.draw(80, 1)[0]), *(replace(e, name=f"s{e.name}", scene="search") for e in PILOT.draw(12, 2)[0])))
     kept = fitting.to_fit_on(corpus, file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -116,7 +117,7 @@ def fit_metric(corpus: Corpus, file: MetricFile, *, scene: str = "", draws: int 
         recent: So many experiments count in the long run, the latest most; all alike where None. The order is that of the corpus.
 
     Raises:
-        DataError: No experiments in that scene.
+        DataError: No experiments in that scene, or none with a final north star.
     """
     prior = prior_of(file) if not scene else scene_prior(corpus, file, scene)
     part = corpus if not scene else corpus.of_scene(scene)
@@ -127,7 +128,11 @@ def fit_metric(corpus: Corpus, file: MetricFile, *, scene: str = "", draws: int 
         prior = Prior(prior.correlation, BELIEF_ONLY, prior.variance)
     elif file.decision.prior_experiments is None and not scene:
         prior = Prior(prior.correlation, prior_weight(part, prior), prior.variance)
+    measured = (~np.isnan(part.effects)).any(0)
+    if not measured[0]:
+        raise DataError(f"no experiment to fit on has a final {file.north_star.name!r}", hint="maturity 1 says that it is final; until then decide by what is in use")
     rules, noise = rules_of(file), usual_noise(part)
+    rules = replace(rules, prices=tuple(price if there else math.inf for price, there in zip(rules.prices, measured, strict=True)))  # of what was never measured not even the unit is known
     latent = fit_latent(part, prior, method="moments" if belief_only else "likelihood", weights=counted)
     found = choose(latent.covariance, noise, rules)
     unit = np.eye(len(noise))

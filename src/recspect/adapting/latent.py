@@ -97,18 +97,15 @@ def to_correlation(covariance: Floats) -> Floats:
 def usual_noise(corpus: Corpus) -> Floats:
     """Noise covariance of an experiment of median size: median standard errors, mean correlation; shape (metrics, metrics).
 
-    Raises:
-        DataError: A metric that no experiment measured.
+    A metric that no experiment measured has variance 1 and no correlations: its unit is not known, and nothing may be weighed by it.
     """
     spread = np.sqrt(np.einsum("ejj->ej", corpus.noise))
-    missing = [name for name, there in zip(corpus.metrics, (~np.isnan(spread)).any(0), strict=True) if not there]
-    if missing:
-        raise DataError(f"no experiment measured {missing[0]!r}", hint="leave it out of the metric file, or give experiments that measured it")
+    unknown = np.isnan(spread).all(0)
     scaled = corpus.noise / (spread[:, :, None] * spread[:, None, :])
     counts = (~np.isnan(scaled)).sum(0)
     correlation = np.where(counts > 0, np.nansum(scaled, 0) / np.maximum(counts, 1), 0.0)
     np.fill_diagonal(correlation, 1.0)
-    error = np.nanmedian(spread, 0)
+    error = np.nanmedian(np.where(unknown, 1.0, spread), 0)
     return nearest_covariance(correlation) * np.outer(error, error)
 
 

@@ -63,16 +63,18 @@ def propose(corpus: Corpus, file: MetricFile, history: History, *, scene: str = 
     current = aligned(history.require_current(scene), file)
     fitted = fit_metric(corpus, file, scene=scene, draws=draws, recent=recent)
     gate, part = gate_of(file), corpus if not scene else corpus.of_scene(scene)
+    comparison: Comparison | None = None
+    reasons: tuple[str, ...] = ()
     # Costs are the business's to set: both policies decide by the new ones, and what is compared is the metric.
     policy = replace(current.policy, costs=fitted.policy.costs)
     try:
         others = tuple(experiment for experiment in corpus if scene and experiment.scene != scene)
-        comparison = compare(part, fitter(file, scene=scene, others=others, recent=recent), policy)
+        found = compare(part, fitter(file, scene=scene, others=others, recent=recent), policy)
     except UsageError as error:
-        comparison, passed, reasons = None, False, (f"no: {error.message}",)
+        passed, reasons = False, (f"no: {error.message}",)
     else:
         changed = current.adopted if current.by != "first" else None
-        verdict = may_adopt(comparison, gate, changed=changed, now=now)
+        comparison, verdict = found, may_adopt(found, gate, changed=changed, now=now)
         passed, reasons = verdict.passed, verdict.reasons
     shown, share = step_towards(current.shown, normalised(fitted.policy.weights, fitted.noise), gate.step)
     release = release_of(fitted, file, scene=scene, shown=shown)

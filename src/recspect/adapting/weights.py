@@ -126,7 +126,7 @@ def choose(latent: Floats, noise: Floats, rules: Rules) -> Weights:
         fits = (solved * signs[subsets] >= 0).all(1)
         explained = np.einsum("sj,sj->s", solved, target[subsets])
         value = np.sqrt(np.clip(explained / power if power > 0 else np.zeros(len(subsets)), 0.0, 1.0))
-        objective = np.where(fits, value - np.where(subsets > 0, prices[subsets], 0.0).sum(1), -np.inf)
+        objective = np.where(fits, value - np.where(subsets > 0, prices[subsets], 0.0).sum(1), -np.inf)  # a price may be infinite
         first = int(np.argmax(objective))
         if objective[first] > best_objective + 1e-12:
             best, best_objective = float(value[first]), float(objective[first])
