@@ -118,6 +118,21 @@ def test_thousands_of_pairs_say_what_single_ones_say(ranked):
     assert ranked.contributions([], []).rows == 0
 
 
+def test_compared_with_values_as_frequent_popularity_is_no_reason(ranked):
+    """The same pairs from two baselines: each adds up to its own difference, and the text says what was compared with."""
+    alike = RecommendationExplainer(ranked.recommender, against="alike")
+    for user in range(3):
+        reasons = alike.explain(user, with_counterfactual=False).reasons
+        assert sum(part.contribution for part in reasons.parts) == pytest.approx(reasons.score - reasons.baseline, abs=reasons.bound + 1e-5)
+    text = alike.explain(4, with_counterfactual=False)
+    assert "pairs with other values that are as frequent has" in text.text()
+    assert "取值同样常见的其他组合平均为" in text.text("zh")
+    mean = np.mean(ranked.contributions(list(range(40)), k=1)["contribution:item"])
+    assert np.mean(alike.contributions(list(range(40)), k=1)["contribution:item"]) < mean  # first items are popular ones
+    with pytest.raises(UsageError, match="nothing called 'zero'"):
+        RecommendationExplainer(ranked.recommender, against="zero")
+
+
 def test_entries_of_a_history_are_told_with_their_items_and_add_up(sequential):
     rows = sequential.recommender.audience.rows
     user = int(np.argmax(rows["past"].lengths))

@@ -85,7 +85,7 @@ COMMANDS = {
     "experiment off-policy": {"LOG", "--expected", "--format", "--item", "--out", "--policy", "--position", "--predicted", "--propensity", "--reward", "--target", "--user"},
     "experiment plan": {"TABLE", "--alpha", "--deviation", "--effect", "--guardrail", "--guardrails", "--mean", "--metric", "--power", "--sequential", "--share", "--treatments",
                         "--user", "--users", "--users-per-day", "--winsorise"},
-    "explain": {"RECOMMENDER", "--below", "--context", "--format", "--item", "--k", "--lang", "--names", "--over", "--unknown", "--user"},
+    "explain": {"RECOMMENDER", "--against", "--below", "--context", "--format", "--item", "--k", "--lang", "--names", "--over", "--unknown", "--user"},
     "loop": {"--epsilon", "--items", "--out", "--rounds", "--seed", "--users", "--visits"},
     "metrics decide": {"FILE", "--adopt", "--experiments", "--folder", "--format", "--north-star-only", "--reject", "--scene", "--why"},
     "metrics fit": {"FILE", "--adopt-by-rule", "--draws", "--experiments", "--folder", "--recent", "--scene"},

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 PREFIX = "@explanation:"
-OURS, MEASURED, GRADIENT, RANDOM, CONSTANT = "ours", "measured", "gradient_x_input", "random", "constant"
-EXPLAINERS = (OURS, MEASURED, GRADIENT, RANDOM, CONSTANT)
+OURS, ALIKE, MEASURED, GRADIENT, RANDOM, CONSTANT = "ours", "alike", "measured", "gradient_x_input", "random", "constant"
+EXPLAINERS = (OURS, ALIKE, MEASURED, GRADIENT, RANDOM, CONSTANT)
 TOP = (1, 2, 5)
 """Numbers of fields after which comprehensiveness and sufficiency are told."""
 MOVED_SHARE = 0.05
@@ -16,4 +16,4 @@ def name_of(measure: str, explainer: str = "") -> str:
     return f"{PREFIX}{measure}:{explainer}" if explainer else f"{PREFIX}{measure}"
 
 
-__all__ = ["CONSTANT", "EXPLAINERS", "GRADIENT", "MEASURED", "MOVED_SHARE", "OURS", "PREFIX", "RANDOM", "TOP", "name_of"]
+__all__ = ["ALIKE", "CONSTANT", "EXPLAINERS", "GRADIENT", "MEASURED", "MOVED_SHARE", "OURS", "PREFIX", "RANDOM", "TOP", "name_of"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from recspect.diagnosis.diagnostic import Scope
-from recspect.diagnosis.diagnostics.explanations.scored import combined, explainers, mean_of, ratio, stat_of
+from recspect.diagnosis.diagnostics.explanations.scored import combined, mean_of, measured_explainers, ratio, stat_of
 from recspect.diagnosis.diagnostics.policy import between, require_rows
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.evidence import RankedTable
@@ -180,7 +180,7 @@ def _explanation(target: Tally, scope: Scope, figure: _Figure) -> Proxy:
     sign = 1.0 if figure.better == "more" else -1.0
     known = {"aspect": figure.aspect, "name": figure.name, "better": figure.better}
     try:
-        found = {name: combined(target, scope, figure.columns(name), figure.value, unit=figure.name) for name in explainers(scope, figure.measures[0])}
+        found = {name: combined(target, scope, figure.columns(name), figure.value, unit=figure.name) for name in measured_explainers(target, scope, figure.measures[0])}
         passing = []
         for other in (RANDOM, CONSTANT):
             if other not in found:

@@ -40,6 +40,7 @@ def mount(app: typer.Typer, console: Any, open_data: OpenData) -> None:
                 below: Annotated[float | None, typer.Option(help="ask what would take the ranking score below this")] = None,
                 k: Annotated[int, typer.Option("--k", help="length of the list")] = 10,
                 context: Annotated[list[str] | None, typer.Option(help="a field of the request, such as surface=home (repeatable)")] = None,
+                against: Annotated[str, typer.Option(help="what it is compared with: `mean`, the mean pair, or `alike`, pairs with other values that are as frequent")] = "mean",
                 names: Annotated[str | None, typer.Option(help="column of items with names for people, such as a title")] = None,
                 language: Annotated[str, typer.Option("--lang", help="en or zh")] = "en",
                 output: Annotated[ExplanationFormat, typer.Option("--format", help="text for people, json for programs, html for a page")] = ExplanationFormat.TEXT,
@@ -56,7 +57,7 @@ def mount(app: typer.Typer, console: Any, open_data: OpenData) -> None:
 
             found = opened(recommender, open_data, lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True))
             asked = user if unknown else require_known(found.audience.ids, user)
-            explained = RecommendationExplainer(found, item_names=names).explain(asked, item, over=over, below=below, k=k, context=context_of(context or []))
+            explained = RecommendationExplainer(found, item_names=names, against=against).explain(asked, item, over=over, below=below, k=k, context=context_of(context or []))
         if output is ExplanationFormat.JSON:
             print(json.dumps(explained.to_mapping(language), indent=1, ensure_ascii=True, allow_nan=False))  # noqa: T201 - the answer, for a pipe
         else:

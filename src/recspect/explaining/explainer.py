@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recspect.diagnosis.batch import Batch
-from recspect.diagnosis.probes.attribution import Baseline, mean_baseline
+from recspect.diagnosis.probes.attribution import Attribution, Baseline, mean_baseline
 from recspect.diagnosis.subject import TorchSubject
 from recspect.errors import Unavailable, UsageError, listing
 from recspect.explaining.counterfactual import counterfactual
 from recspect.explaining.evidence import TrainingEvidence
 from recspect.explaining.explanation import Counterfactual, Explanation, Reasons
 from recspect.explaining.pairs import pair_rows, plain_value, pool_rows, subject_of_ranker
-from recspect.explaining.reasons import attributed, contrast_of, reasons_of
+from recspect.explaining.reasons import attributed, attributed_alike, contrast_of, reasons_of
 from recspect.recommending.pipeline.settings import DRAWS
 from recspect.schema import Kind
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from recspect.recommending.pipeline.audience import Requests
     from recspect.recommending.pipeline.recommender import Lists, Recommender
 
+AGAINST = ("mean", "alike")
 PAIRS_AT_ONCE = 16_384
 """Pairs that are explained together; bounds the memory of `contributions`."""
 
@@ -39,17 +40,21 @@ class RecommendationExplainer:
         tolerance: Error of the contributions to a score, summed over fields, as a share of their summed sizes.
         baseline_rows: Rows whose mean is the baseline; default pairs of known users with items as often as training showed them.
         item_names: Column of the catalogue with names for people, such as a title; default none.
+        against: What a pair is compared with: `mean`, the mean pair, or `alike`, pairs with other values of like frequency, which takes about 30 times as long. Contrasts of two items are from the mean pair always.
         seed: Of the baseline's pairs and of lists.
 
     Raises:
-        UsageError: No such column.
+        UsageError: No such column, or nothing of that name to compare with.
     """
 
-    def __init__(self, recommender: Recommender, *, tolerance: float = 0.01, baseline_rows: Batch | None = None, item_names: str | None = None, seed: int = 0) -> None:
+    def __init__(self, recommender: Recommender, *, tolerance: float = 0.01, baseline_rows: Batch | None = None, item_names: str | None = None, against: str = "mean",
+                 seed: int = 0) -> None:
         steps = tuple(step for step in recommender.settings.steps if not isinstance(step, DRAWS))
         self.recommender = recommender.with_steps(*steps)
         self.tolerance, self.seed = tolerance, seed
-        self._baseline_rows = baseline_rows
+        if against not in AGAINST:
+            raise UsageError(f"there is nothing called {against!r} to compare with", hint=f"choices: {listing(AGAINST)}")
+        self.against, self._baseline_rows = against, baseline_rows
         if item_names is not None and item_names not in recommender.items.rows:
             raise UsageError(f"items have no column {item_names!r}", hint=f"columns: {listing(recommender.items.rows)}")
         self._names = None if item_names is None else recommender.items.rows.categories(item_names).decode()
@@ -64,11 +69,21 @@ class RecommendationExplainer:
         return subject_of_ranker(self.recommender)
 
     @cached_property
-    def baseline(self) -> Baseline:
-        """Where contributions begin: the mean pair."""
+    def pool(self) -> Batch:
+        """Pairs that others are compared with."""
         rows = pool_rows(self.recommender, seed=self.seed) if self._baseline_rows is None else self._baseline_rows
         self.subject.sites(rows)
-        return mean_baseline(self.subject, rows)
+        return rows
+
+    @cached_property
+    def baseline(self) -> Baseline:
+        """Where contributions begin: the mean pair."""
+        return mean_baseline(self.subject, self.pool)
+
+    def _attributed(self, rows: Batch) -> Attribution:
+        if self.against == "alike":
+            return attributed_alike(self.subject, rows, self.pool, tolerance=self.tolerance, seed=self.seed)
+        return attributed(self.subject, rows, self.baseline, tolerance=self.tolerance)
 
     @cached_property
     def evidence(self) -> TrainingEvidence:
@@ -126,10 +141,9 @@ class RecommendationExplainer:
             return None, None
         items = np.array([item] if other is None else [item, other], dtype=np.int64)
         rows = pair_rows(self.recommender, requests, np.zeros(len(items), dtype=np.int64), items)
-        found = attributed(subject, rows, self.baseline, tolerance=self.tolerance)
         is_logit, last = self.is_logit, self._sequences
-        contrast = None if other is None else contrast_of(found, 0, 1, rows, is_logit=is_logit)
-        return reasons_of(found, 0, rows, is_logit=is_logit, last_entries=last), contrast
+        contrast = None if other is None else contrast_of(attributed(subject, rows, self.baseline, tolerance=self.tolerance), 0, 1, rows, is_logit=is_logit)
+        return reasons_of(self._attributed(rows), 0, rows, is_logit=is_logit, last_entries=last, against=self.against), contrast
 
     @property
     def is_logit(self) -> bool:
@@ -174,7 +188,8 @@ class RecommendationExplainer:
             Unavailable: No model ranks.
             UsageError: Another number of lists of items than users, or an unknown item.
         """
-        subject, known = self.subject, self.recommender
+        known = self.recommender
+        subject_of_ranker(known)
         requests = known.audience.requests(users, context=context)
         if items is None:
             chosen = [slate.items for slate in known.answer(requests, k, seed=self.seed).slates]
@@ -187,15 +202,15 @@ class RecommendationExplainer:
         parts = []
         for start in range(0, len(item), PAIRS_AT_ONCE):
             some = slice(start, start + PAIRS_AT_ONCE)
-            parts.append(self._table(subject, requests, request[some], item[some]))
+            parts.append(self._table(requests, request[some], item[some]))
             progress(min(len(item), start + PAIRS_AT_ONCE))
         columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
         from recspect.recommending.pipeline.recommender import user_column
 
         return Batch({"user": user_column(users, [len(own) for own in chosen]), "item": known.items.ids.column(item), **columns}, rows=len(item))
 
-    def _table(self, subject: TorchSubject, requests: Requests, request: NDArray[np.int64], item: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-        found = attributed(subject, pair_rows(self.recommender, requests, request, item), self.baseline, tolerance=self.tolerance)
+    def _table(self, requests: Requests, request: NDArray[np.int64], item: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+        found = self._attributed(pair_rows(self.recommender, requests, request, item))
 
         def column(values: Any) -> NDArray[np.float64]:
             out: NDArray[np.float64] = values.detach().double().cpu().numpy()

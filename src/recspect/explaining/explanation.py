@@ -35,6 +35,7 @@ class Reasons:
         parts: All fields, those that speak for it most first.
         entries: Entries of lists, likewise; their sum is the contribution of their field.
         is_logit: Whether the unit is the logarithm of odds.
+        against: What the row is compared with: `mean`, the mean pair, or `alike`, pairs with other values of like frequency.
     """
 
     score: float
@@ -43,6 +44,7 @@ class Reasons:
     parts: tuple[Part, ...]
     entries: tuple[Part, ...]
     is_logit: bool
+    against: str = "mean"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,14 @@ from typing import Any
 import numpy as np
 
 from recspect.diagnosis.batch import Batch, Ragged
-from recspect.diagnosis.probes.attribution import Attribution, Baseline, integrated_gradients
+from recspect.diagnosis.probes.attribution import Attribution, Baseline, averaged_gradients, integrated_gradients
+from recspect.diagnosis.probes.swaps import alike_baselines
 from recspect.diagnosis.subject import TorchSubject
 from recspect.explaining.explanation import Part, Reasons
 from recspect.explaining.pairs import entries_at, value_at
+
+DRAWS = 32
+"""Values of like frequency that each value is compared with: with 8 the noise of the draws is as large as what they are better by (docs/explaining.md)."""
 
 
 def attributed(subject: TorchSubject, rows: Batch, baseline: Baseline, *, tolerance: float) -> Attribution:
@@ -18,7 +22,13 @@ def attributed(subject: TorchSubject, rows: Batch, baseline: Baseline, *, tolera
     return integrated_gradients(subject, rows, baseline=baseline, tolerance=tolerance)
 
 
-def reasons_of(found: Attribution, row: int, rows: Batch, *, is_logit: bool, last_entries: frozenset[str] = frozenset()) -> Reasons:
+def attributed_alike(subject: TorchSubject, rows: Batch, pool: Batch, *, tolerance: float, seed: int) -> Attribution:
+    """Integrated gradients averaged over pairs whose values are other ones of like frequency: what a row has that others as popular do not."""
+    fields = subject.sites(rows).fields
+    return averaged_gradients(subject, rows, alike_baselines(rows, pool, fields, draws=DRAWS, seed=seed), tolerance=tolerance)
+
+
+def reasons_of(found: Attribution, row: int, rows: Batch, *, is_logit: bool, last_entries: frozenset[str] = frozenset(), against: str = "mean") -> Reasons:
     """The contributions to one row.
 
     Args:
@@ -26,6 +36,7 @@ def reasons_of(found: Attribution, row: int, rows: Batch, *, is_logit: bool, las
         row: Which.
         rows: Their values, for names.
         is_logit: Whether contributions are logits.
+        against: See `Reasons`.
         last_entries: Lists of which the model keeps the last entries where they are too long; of others it keeps the first.
     """
     parts = [Part(field=name, value=value_at(rows[name], row) if name in rows else None, contribution=float(of[row])) for name, of in found.reliance.items()]
@@ -38,7 +49,7 @@ def reasons_of(found: Attribution, row: int, rows: Batch, *, is_logit: bool, las
         width = int(of.shape[1])
         first = max(0, len(held) - width) if name in last_entries else 0
         entries += [Part(field=name, value=value, contribution=float(of[row, place]), entry=first + place) for place, value in enumerate(held[first:first + width])]
-    return Reasons(score=float(found.score[row]), baseline=float(found.baseline[row]), bound=_bound(found, row), parts=_ordered(parts), entries=_ordered(entries), is_logit=is_logit)
+    return Reasons(score=float(found.score[row]), baseline=float(found.baseline[row]), bound=_bound(found, row), parts=_ordered(parts), entries=_ordered(entries), is_logit=is_logit, against=against)
 
 
 def contrast_of(found: Attribution, row: int, other: int, rows: Batch, *, is_logit: bool) -> Reasons:

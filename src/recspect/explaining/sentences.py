@@ -98,7 +98,7 @@ def _reasons(found: Explanation, say: _Say) -> Iterator[str]:
     if reasons is None:
         yield say("no_model", n=0 if found.way is None else len(found.way["sources"]))
         return
-    yield say("difference_odds" if reasons.is_logit else "difference", score=f"{reasons.score:.3f}", baseline=f"{reasons.baseline:.3f}", difference=f"{reasons.score - reasons.baseline:+.3f}", bound=f"{reasons.bound:.2g}",
+    yield say("difference_odds" if reasons.is_logit else "difference", score=f"{reasons.score:.3f}", baseline=f"{reasons.baseline:.3f}", compared=say(f"against_{reasons.against}"), difference=f"{reasons.score - reasons.baseline:+.3f}", bound=f"{reasons.bound:.2g}",
               chance=f"{100 / (1 + math.exp(-max(-50.0, min(50.0, reasons.score)))):.3g}")
     yield from _sides(reasons, say, "for", "against")
     if reasons.entries:

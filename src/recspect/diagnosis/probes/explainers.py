@@ -3,6 +3,7 @@
 Shapes: B rows, F fields. An explainer takes a model and rows and gives contributions, shape [B, F], in logits.
 
 - `ours`: integrated gradients from the mean of the rows, as in every report.
+- `alike`: the same from values of like frequency, which is what an exchange for such values asks about.
 - `measured`: what taking a field out costs and putting it in alone brings, half of each. Needs scores only, so it shares no fault with gradients.
 - `gradient_x_input`: one gradient, no path.
 - `random`: random numbers of the size of ours. Knows nothing.
@@ -15,8 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recspect.diagnosis.batch import Batch
-from recspect.diagnosis.probes.attribution import gradient_times_input, integrated_gradients, mean_baseline
+from recspect.diagnosis.probes.attribution import (
+    averaged_gradients,
+    gradient_times_input,
+    integrated_gradients,
+    mean_baseline,
+)
 from recspect.diagnosis.probes.faithfulness import Explain, matrix
+from recspect.diagnosis.probes.swaps import alike_baselines
 from recspect.diagnosis.subject import TorchSubject
 
 Floats = NDArray[np.float64]
@@ -25,6 +32,14 @@ Floats = NDArray[np.float64]
 def path_explainer(pool: Batch, *, steps: int | None = 8) -> Explain:
     """Integrated gradients from the mean of a pool of rows, which is taken anew for each model."""
     return lambda subject, rows: matrix(integrated_gradients(subject, rows, baseline=mean_baseline(subject, pool), steps=steps), subject.sites(rows).fields)
+
+
+def alike_explainer(pool: Batch, *, draws: int = 4, seed: int = 0) -> Explain:
+    """Integrated gradients averaged over baselines of like frequency (see `alike_baselines`)."""
+    def explained(subject: TorchSubject, rows: Batch) -> Floats:
+        fields = subject.sites(rows).fields
+        return matrix(averaged_gradients(subject, rows, alike_baselines(rows, pool, fields, draws=draws, seed=seed), tolerance=0.05), fields)
+    return explained
 
 
 def gradient_explainer() -> Explain:
@@ -72,5 +87,5 @@ def effective_fields(contributions: Floats) -> Floats:
     return np.where(total[:, 0] > 0, np.exp(-(shares * logs).sum(1)), np.nan)
 
 
-__all__ = ["cosine", "effective_fields", "fields_needed", "gradient_explainer", "of_another_model", "path_explainer",
+__all__ = ["alike_explainer", "cosine", "effective_fields", "fields_needed", "gradient_explainer", "of_another_model", "path_explainer",
            "random_contributions", "shuffled_over_fields"]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from recspect.diagnosis.batch import Batch, Column
 from recspect.diagnosis.explanation_columns import (
+    ALIKE,
     CONSTANT,
     EXPLAINERS,
     GRADIENT,
@@ -31,6 +32,7 @@ from recspect.diagnosis.probe import Probe
 from recspect.diagnosis.probes.attribution import expected_gradients, integrated_gradients, mean_baseline, zero_baseline
 from recspect.diagnosis.probes.attribution.quadrature import path_rule
 from recspect.diagnosis.probes.explainers import (
+    alike_explainer,
     cosine,
     effective_fields,
     fields_needed,
@@ -100,11 +102,13 @@ class ExplanationQualityProbe(Probe):
         cost, gain = measured_alone(self.subject, batch, baseline=baseline)
         score, begin = self._ends(batch)
         ours = self.explain(self.subject, batch)
-        explained = {OURS: ours, MEASURED: (cost + gain) / 2, GRADIENT: gradient_explainer()(self.subject, batch), RANDOM: random_contributions(ours, self.seed + 1),
+        explained = {OURS: ours, ALIKE: self._alike(batch, ours), MEASURED: (cost + gain) / 2, GRADIENT: gradient_explainer()(self.subject, batch), RANDOM: random_contributions(ours, self.seed + 1),
                      CONSTANT: np.broadcast_to(moved.best_constant(), ours.shape), **{name: explain(self.subject, batch) for name, explain in self.others.items()}}
         columns |= {name_of("explained"): np.abs(score - begin), name_of("score"): score, name_of("left_alone"): score - begin - gain.sum(1),
                     name_of("left_pairs"): score - begin - explained[MEASURED].sum(1)}
         for name, found in explained.items():
+            if np.isnan(found).any():
+                continue
             columns[name_of("gap", name)] = np.abs(found.sum(1) - (score - begin))
             columns[name_of("infidelity", name)] = moved.infidelity(found)
             columns[name_of("needed", name)], columns[name_of("effective", name)] = fields_needed(found), effective_fields(found)
@@ -120,6 +124,13 @@ class ExplanationQualityProbe(Probe):
 
     # ------------------------------------------------------------------ one measure each
 
+    def _alike(self, batch: Batch, ours: Floats) -> Floats:
+        """NaN where lists of different lengths cannot be compared."""
+        try:
+            return alike_explainer(self.pool, draws=DRAWN_BASELINES, seed=self.seed + 7)(self.subject, batch)
+        except SubjectError:
+            return np.full_like(ours, np.nan)
+
     def _ends(self, batch: Batch) -> tuple[Floats, Floats]:
         found = integrated_gradients(self.subject, batch, baseline=mean_baseline(self.subject, self.pool), steps=1)
         return found.score.double().cpu().numpy(), found.baseline.double().cpu().numpy()
@@ -133,6 +144,8 @@ class ExplanationQualityProbe(Probe):
         single = np.stack([score - swaps.scores(np.tile(one, (batch.rows, 1))) for one in np.eye(len(fields), dtype=bool)], 1)
         out: dict[str, Floats] = {}
         for name, found in explained.items():
+            if np.isnan(found).any():
+                continue
             out |= {name_of(measure, name): values for measure, values in curves(swaps.scores, found, score).items()}
             out[name_of("claims", name)] = claims_held(found, single)
         return out

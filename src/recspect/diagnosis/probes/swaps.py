@@ -9,6 +9,7 @@ Shapes: B rows, F fields, N donors per row.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 from recspect.diagnosis.batch import Batch, Categorical, Column, Ragged, concatenate, factorize
 from recspect.diagnosis.subject import SCORE_ROWS, TorchSubject
 from recspect.errors import SubjectError
+
+if TYPE_CHECKING:
+    from recspect.diagnosis.probes.attribution import Baseline
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -72,6 +76,29 @@ class Swaps:
         return total / self.donors
 
 
+def alike_baselines(batch: Batch, pool: Batch, fields: Sequence[str], *, draws: int, seed: int = 0) -> list[Baseline]:
+    """Baselines that are other values of like frequency for every row and field: what a row has that others as frequent do not.
+
+    The mean row differs from a popular item in its popularity, too, which an exchange for another popular item does not take away: explained from the mean, a row is explained for another question than its deletion asks.
+
+    Args:
+        batch: The rows to explain.
+        pool: Rows that values are taken from.
+        fields: Which fields.
+        draws: How many baselines.
+        seed: Of the draws.
+    """
+    from recspect.diagnosis.probes.attribution import Baseline
+
+    rng = np.random.default_rng(seed)
+    both = concatenate([batch.select(fields), pool.select(fields)])
+    found = []
+    for _ in range(draws):
+        drawn: dict[str, Column] = {name: both[name][like_frequency(both[name], batch.rows, rng)] for name in fields}
+        found.append(Baseline("values of like frequency", (), {}, rows=batch.with_columns(drawn)))
+    return found
+
+
 def like_frequency(column: Column, rows: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """For each of the first rows another row of the column, of another value that is about as frequent (within a factor of two) where there is one.
 
@@ -115,4 +142,4 @@ def without_entries(lists: Ragged, gone: Sequence[NDArray[np.bool_]]) -> Ragged:
     return Ragged(inside.values[kept], np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
 
-__all__ = ["Swaps", "additive_scores", "like_frequency", "without_entries"]
+__all__ = ["Swaps", "additive_scores", "alike_baselines", "like_frequency", "without_entries"]

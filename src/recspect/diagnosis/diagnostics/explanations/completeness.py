@@ -11,6 +11,7 @@ from recspect.diagnosis.diagnostics.explanations.scored import (
     combined,
     compared,
     explainers,
+    measured_explainers,
     ratio,
     require_explained,
     stat_of,
@@ -38,7 +39,7 @@ class Completeness(Diagnostic):
         return Needs.of(target=[stat_of(scope, "explained"), *(stat_of(scope, "gap", name) for name in explainers(scope, "gap"))])
 
     def judge(self, target: Tally, reference: Tally, scope: Scope) -> Iterable[Finding]:  # noqa: ARG002 - a question about one side
-        found = {name: share_left(target, scope, name) for name in explainers(scope, "gap")}
+        found = {name: share_left(target, scope, name) for name in measured_explainers(target, scope, "gap")}
         if not all(found[name].surely_above(LIMIT) for name in (RANDOM, CONSTANT)):
             passing = min((found[name] for name in (RANDOM, CONSTANT)), key=lambda estimate: estimate.value)
             raise Unavailable(f"the measure cannot tell here: an explanation that knows nothing of the row leaves only {between(passing)} of the score's differences unexplained ({passing.n:,} rows)",

@@ -15,6 +15,7 @@ from recspect.diagnosis.diagnostics.explanations.scored import (
     compared,
     explainers,
     mean_of,
+    measured_explainers,
     ratio,
     require_explained,
     require_telling,
@@ -71,7 +72,7 @@ def judged_area(target: Tally, scope: Scope, area: Area) -> Iterable[Finding]:
         Unavailable: The measure cannot tell here.
     """
     unit = "logits"
-    found = {name: mean_of(target, scope, area.measure, name, unit=unit) for name in explainers(scope, area.measure)}
+    found = {name: mean_of(target, scope, area.measure, name, unit=unit) for name in measured_explainers(target, scope, area.measure)}
 
     def gain(name: str, over: str) -> Estimate:
         return combined(target, scope, [(area.measure, name), (area.measure, over)], lambda m: m[0] - m[1], unit=unit)

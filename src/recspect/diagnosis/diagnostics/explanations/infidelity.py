@@ -14,6 +14,7 @@ from recspect.diagnosis.diagnostics.explanations.scored import (
     combined,
     compared,
     explainers,
+    measured_explainers,
     ratio,
     require_explained,
     require_telling,
@@ -38,7 +39,7 @@ class Infidelity(Diagnostic):
         return Needs.of(target=[stat_of(scope, "infidelity", name) for name in explainers(scope, "infidelity")])
 
     def judge(self, target: Tally, reference: Tally, scope: Scope) -> Iterable[Finding]:  # noqa: ARG002 - a question about one side
-        found = {name: skill(target, scope, name) for name in explainers(scope, "infidelity")}
+        found = {name: skill(target, scope, name) for name in measured_explainers(target, scope, "infidelity")}
         gains = fidelity_gains(target, scope)
         require_telling(list(gains.values()), "infidelity")
         ours = found[OURS]

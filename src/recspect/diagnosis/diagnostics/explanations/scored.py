@@ -12,14 +12,14 @@ from recspect.diagnosis.diagnostic import Scope
 from recspect.diagnosis.diagnostics.policy import between, require_rows
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.evidence import Bars, Evidence, RankedTable
-from recspect.diagnosis.explanation_columns import CONSTANT, GRADIENT, MEASURED, OURS, PREFIX, RANDOM, name_of
+from recspect.diagnosis.explanation_columns import ALIKE, CONSTANT, GRADIENT, MEASURED, OURS, PREFIX, RANDOM, name_of
 from recspect.diagnosis.finding import Remedy
 from recspect.diagnosis.stat import Bucketed, jackknife
 from recspect.diagnosis.stats.moments import Moments
 from recspect.diagnosis.tally import Tally
 from recspect.errors import Unavailable
 
-CALLED = {OURS: "recspect's (integrated gradients)", MEASURED: "measured by scores alone", GRADIENT: "gradient x input", RANDOM: "random numbers", CONSTANT: "the same for every row"}
+CALLED = {OURS: "recspect's (integrated gradients)", ALIKE: "the same, from values of like frequency", MEASURED: "measured by scores alone", GRADIENT: "gradient x input", RANDOM: "random numbers", CONSTANT: "the same for every row"}
 
 FAIL_SHARE, WARN_SHARE = 0.5, 0.8
 """Of what the measured explanation gains: half of it is a FAIL, four fifths a WARN."""
@@ -41,6 +41,12 @@ def explainers(scope: Scope, measure: str) -> tuple[str, ...]:
     """Who was scored, the known ones first."""
     found = [column.removeprefix(f"{PREFIX}{measure}:") for column in scope.target if column.startswith(f"{PREFIX}{measure}:")]
     return (*(name for name in CALLED if name in found), *sorted(name for name in found if name not in CALLED))
+
+
+def measured_explainers(target: Tally, scope: Scope, measure: str) -> tuple[str, ...]:
+    """Who was scored and has a score: an explanation that a model does not allow has none. The explainers that a judgement needs stay, so that it says what is missing."""
+    needed = (OURS, MEASURED, RANDOM, CONSTANT)
+    return tuple(name for name in explainers(scope, measure) if name in needed or target.get_summary(stat_of(scope, measure, name)).total.count)
 
 
 def require_explained(scope: Scope, *measures: str) -> None:

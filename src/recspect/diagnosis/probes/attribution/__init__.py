@@ -17,6 +17,7 @@ from recspect.diagnosis.probes.attribution.baselines import (
 )
 from recspect.diagnosis.probes.attribution.candidates import CandidateAttributions, candidate_attributions
 from recspect.diagnosis.probes.attribution.integration import (
+    averaged_gradients,
     expected_gradients,
     gradient_times_input,
     integrated_gradients,
@@ -27,7 +28,7 @@ from recspect.diagnosis.probes.attribution.result import Attribution
 from recspect.diagnosis.probes.attribution.sensitivity import BaselineSensitivity, baseline_sensitivity
 
 __all__ = [
-    "Attribution", "AttributionProbe", "Baseline", "BaselineSensitivity", "CandidateAttributions", "RuleName", "baseline_sensitivity",
+    "Attribution", "AttributionProbe", "Baseline", "BaselineSensitivity", "CandidateAttributions", "RuleName", "averaged_gradients", "baseline_sensitivity",
     "candidate_attributions", "expected_gradients", "gradient_times_input", "integrated_gradients", "mean_baseline", "other_rows", "path_rule",
     "sampled_rows", "unknown_baseline", "zero_baseline",
 ]

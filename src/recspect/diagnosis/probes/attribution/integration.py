@@ -120,8 +120,22 @@ def expected_gradients(subject: TorchSubject, batch: Batch, sample: Batch, *, dr
     """
     if draws < 1:
         raise UsageError(f"expected gradients need at least 1 draw, got {draws}")
-    found = [integrated_gradients(subject, batch, baseline=sampled_rows(batch, sample, seed=seed + draw), tolerance=tolerance, label=label)
-             for draw in range(draws)]
+    return averaged_gradients(subject, batch, [sampled_rows(batch, sample, seed=seed + draw) for draw in range(draws)], tolerance=tolerance, label=label)
+
+
+def averaged_gradients(subject: TorchSubject, batch: Batch, baselines: Sequence[Baseline], *, tolerance: float = 0.01, label: NDArray[np.float64] | None = None) -> Attribution:
+    """Integrated gradients averaged over baselines; `bound` is the mean error of the paths, not of which baselines were taken.
+
+    Args:
+        subject, batch, tolerance, label: See `integrated_gradients`.
+        baselines: At least one.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if not baselines:
+        raise UsageError("there is no baseline to average over")
+    found = [integrated_gradients(subject, batch, baseline=baseline, tolerance=tolerance, label=label) for baseline in baselines]
 
     def mean(of: Sequence[Tensor]) -> Tensor:
         return torch.stack(list(of)).mean(0)
