@@ -13,6 +13,9 @@ from recspect.adapting.latent import Prior, fit_latent
 from recspect.adapting.weights import Rules, choose, cosine, normalised
 from recspect.experimenting.experiment import Corpus, Floats
 
+NEAR = 1e-3
+"""Draws need not be fitted as closely as the fit that they are about: they differ from each other by far more."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stability:
@@ -61,7 +64,7 @@ def stability(corpus: Corpus, prior: Prior, rules: Rules, noise: Floats, *, meth
     found, cosines, qualities = [], [], []
     for _ in range(draws if families else 0):
         times = np.bincount(generator.integers(0, families, families), minlength=families)[corpus.groups].astype(np.float64)
-        drawn = fit_latent(corpus, prior, method=method, weights=times * (1.0 if counted is None else counted), start=whole.covariance if method == "likelihood" else None)
+        drawn = fit_latent(corpus, prior, method=method, weights=times * (1.0 if counted is None else counted), start=whole.covariance if method == "likelihood" else None, close=NEAR)
         one = choose(drawn.covariance, noise, rules)
         found.append(normalised(one.values, noise))
         cosines.append(cosine(found[-1], best))

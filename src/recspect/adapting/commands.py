@@ -82,6 +82,7 @@ def fit(file: FileArgument, experiments: TableOption, folder: FolderOption = Pat
     declared, corpus = _read(file, experiments)
     kept, now = to_fit_on(corpus, declared), now_utc()
     history = first_release(kept, declared, History.read(folder), scene=scene, now=now)
+    typer.echo(f"fitting on {len(kept)} experiments, ten parts left out in turn{f', {draws} draws of experiments' if draws else ''}", err=True)
     history.write(folder)  # the first release is in use even where the fit is interrupted
     proposal, _ = propose(kept, declared, history, scene=scene, draws=draws, recent=recent, now=now)
     history = history.with_proposal(proposal)

@@ -119,7 +119,8 @@ def nearest_covariance(matrix: Floats) -> Floats:
     return found
 
 
-def fit_latent(corpus: Corpus, prior: Prior, *, method: str = "likelihood", weights: Floats | None = None, start: Floats | None = None) -> Latent:
+def fit_latent(corpus: Corpus, prior: Prior, *, method: str = "likelihood", weights: Floats | None = None, start: Floats | None = None,
+               close: float = CLOSE) -> Latent:
     """The covariance of true effects, shrunk towards the prior as if that were `prior.experiments` experiments more.
 
     With S from the experiments and S0 the prior (believed correlations, variances of the data or the believed ones): (n0 S0 + M S) / (n0 + M), entry by entry with the M
@@ -133,6 +134,7 @@ def fit_latent(corpus: Corpus, prior: Prior, *, method: str = "likelihood", weig
         method: See the module.
         weights: How much each experiment counts, shape (experiments,); for forgetting.
         start: Where expectation maximisation begins; for bootstraps.
+        close: Largest change of an entry, relative to the largest entry, at which it ends.
 
     Raises:
         UsageError: An unknown method.
@@ -154,7 +156,7 @@ def fit_latent(corpus: Corpus, prior: Prior, *, method: str = "likelihood", weig
     products, pairs = _products(corpus, effects, noise, unit, counted, method)
     believed = _believed(prior, unit, products, pairs)
     if method == "likelihood":
-        found = _most_likely(effects, noise, counted, believed, prior.experiments * _reliability(np.diag(believed)), None if start is None else start / np.outer(unit, unit))
+        found = _most_likely(effects, noise, counted, believed, prior.experiments * _reliability(np.diag(believed)), None if start is None else start / np.outer(unit, unit), close)
     else:
         total = prior.experiments + pairs
         found = nearest_covariance(np.where(total > 0, (prior.experiments * believed + pairs * products) / np.where(total > 0, total, 1.0), believed))
@@ -195,7 +197,7 @@ def _reliability(variance: Floats) -> float:
     return float(np.clip(share[0] * share[1:].mean() if len(share) > 1 else share[0], LEAST_RELIABILITY, 1.0))
 
 
-def _most_likely(effects: Floats, noise: Floats, counted: Floats, believed: Floats, prior: float, start: Floats | None) -> Floats:
+def _most_likely(effects: Floats, noise: Floats, counted: Floats, believed: Floats, prior: float, start: Floats | None, close: float) -> Floats:
     """Expectation maximisation: S becomes the mean of E[true true'] over the experiments and the prior ones."""
     gains = _posterior(effects, noise)
     found, total = believed if start is None else start, prior + counted.sum()
@@ -204,7 +206,7 @@ def _most_likely(effects: Floats, noise: Floats, counted: Floats, believed: Floa
         new = (prior * believed + np.einsum("e,ejk->jk", counted, second)) / total
         change = np.abs(new - found).max() / max(float(np.abs(new).max()), 1e-12)
         found = (new + new.T) / 2
-        if change < CLOSE:
+        if change < close:
             break
     return found
 

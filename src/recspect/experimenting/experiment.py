@@ -100,7 +100,7 @@ def _require_covariance(name: str, metrics: Sequence[str], noise: Floats, measur
     spread = np.diag(part)
     if not np.isfinite(part).all() or (spread <= 0).any():
         worst = np.array(metrics)[measured][~np.isfinite(part).all(1) | (spread <= 0)]
-        raise DataError(f"experiment {name!r}: the variance of the effect on {listing(worst)} is not a number above 0",
+        raise DataError(f"experiment {name!r}: the variance of the effect on {listing(worst.tolist(), limit=4)} is not a number above 0",
                         hint="give the squared standard error of every effect; leave metrics out that did not vary")
     scale = np.sqrt(spread)
     correlation = part / np.outer(scale, scale)

@@ -51,6 +51,8 @@ def read_experiments(data: Any, metrics: Sequence[str], *, noise_correlation: fl
             else frame.collect(backend="polars").to_native()).to_dicts()
     grouped: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
+        if row["experiment"] is None:
+            raise DataError(f"{source.name} has a row without an experiment", hint="name every experiment, or leave the row out")
         if row["metric"] is not None and str(row["metric"]) in metrics:
             grouped[str(row["experiment"])].append(row)
     if not grouped:
