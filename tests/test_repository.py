@@ -12,10 +12,12 @@ import pytest
 
 import recspect
 from recspect.comparing.comparison import CODES as COMPARISON_CODES
+from recspect.comparing.launches import CODES as LAUNCH_CODES
 from recspect.diagnosis.diagnostic import all_diagnostics
 from recspect.diagnosis.evidence import EVIDENCE_KINDS
 from recspect.examining.references import CODE as UNLIKE_HEALTHY
 from recspect.experimenting.analysing import CODES as EXPERIMENT_CODES
+from recspect.experimenting.interleaving import CODES as INTERLEAVING_CODES
 from recspect.experimenting.off_policy import CODES as POLICY_CODES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +55,7 @@ CODES = frozenset({
     "data.change_point", "data.drift", "data.joint_drift", "data.label_maturity", "data.missing_values", "data.negative_volume", "data.replay", "data.sample_ratio",
     "data.split_overlap", "data.target_leak", "data.time_leak",
     "embeddings.collapse", "embeddings.heavy_tail", "embeddings.untrained_rows",
-    "explanations.baselines", "explanations.completeness", "explanations.deletion", "explanations.infidelity", "explanations.insertion", "explanations.randomisation", "explanations.sensitivity",
+    "explanations.baselines", "explanations.completeness", "explanations.deletion", "explanations.entries", "explanations.infidelity", "explanations.insertion", "explanations.randomisation", "explanations.sensitivity",
     "features.canary", "features.corruption", "features.disagreement", "features.hash_collisions", "features.modality", "features.skew", "features.spurious", "features.unused",
     "predictions.calibration", "predictions.calibration_slope", "predictions.churn", "predictions.cold_start", "predictions.group_gap",
     "predictions.negative_sampling", "predictions.normalised_entropy", "predictions.ranking_quality", "predictions.rating_error",
@@ -64,8 +66,8 @@ CODES = frozenset({
     "training.update_ratio",
 })
 
-EFFECTS = frozenset({"effects.decision", "effects.guardrail", "effects.metric", "effects.model_fields", "effects.model_figure", "effects.model_slices", "effects.policy_support",
-                     "effects.policy_value", "effects.release", "effects.sample_ratio", "effects.slices"})
+EFFECTS = frozenset({"effects.decision", "effects.guardrail", "effects.interleaving", "effects.metric", "effects.model_fields", "effects.model_figure", "effects.model_slices", "effects.offline_metric",
+                     "effects.policy_support", "effects.policy_value", "effects.release", "effects.sample_ratio", "effects.slices"})
 
 COMMANDS = {
     "compare": {"CANDIDATE", "CURRENT", "--eval", "--format", "--out", "--rules", "--schema"},
@@ -82,6 +84,8 @@ COMMANDS = {
     "exam": {"--faults", "--out", "--programs", "--seeds", "--severity", "--workers"},
     "experiment analyse": {"TABLE", "--alpha", "--arm", "--by", "--control", "--count", "--format", "--guardrail", "--least", "--look", "--lower-is-better", "--metric", "--out",
                            "--planned-users", "--sequential", "--share", "--user", "--winsorise"},
+    "experiment interleaving": {"LOG", "--candidate", "--credit", "--format", "--out", "--sequential", "--session", "--team", "--user"},
+    "experiment launches": {"TABLE", "--format", "--lower-is-better", "--offline", "--online", "--out"},
     "experiment off-policy": {"LOG", "--expected", "--format", "--item", "--out", "--policy", "--position", "--predicted", "--propensity", "--reward", "--target", "--user"},
     "experiment plan": {"TABLE", "--alpha", "--deviation", "--effect", "--guardrail", "--guardrails", "--mean", "--metric", "--power", "--sequential", "--share", "--treatments",
                         "--user", "--users", "--users-per-day", "--winsorise"},
@@ -119,7 +123,7 @@ def test_finding_codes():
 
 def test_codes_about_effects_are_counted_and_described():
     text = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
-    assert frozenset({*EXPERIMENT_CODES, *POLICY_CODES, *COMPARISON_CODES}) == EFFECTS
+    assert frozenset({*EXPERIMENT_CODES, *POLICY_CODES, *COMPARISON_CODES, *INTERLEAVING_CODES, *LAUNCH_CODES}) == EFFECTS
     assert all(f"`{code}`" in text for code in EFFECTS)
 
 

@@ -124,6 +124,52 @@ def off_policy(log: Annotated[Path, typer.Argument(help="log of choices: Parquet
     raise typer.Exit(NEEDS_DATA if found.refused else 0 if best.surely_above(1.0) else 1 if best.surely_below(1.0) else NEEDS_DATA)
 
 
+@experiment_app.command()
+def interleaving(log: Annotated[Path, typer.Argument(help="a row per shown item: Parquet, CSV, Arrow")], session: Annotated[str, typer.Option(help="column of the session (or request)")],
+                 team: Annotated[str, typer.Option(help="column of the ranking that picked the item; empty for neither")], credit: Annotated[str, typer.Option(help="column of clicks")],
+                 user: Annotated[str, typer.Option(help="column of the user")] = "", candidate: Annotated[str, typer.Option(help="the team that is told about; else the second by name")] = "",
+                 sequential: Annotated[bool, typer.Option("--sequential", help="an interval that holds however often one looks")] = False, output: FormatOption = Format.TEXT, out: OutOption = None) -> None:
+    """Say which of two interleaved rankings people prefer. Exit 0 the candidate, 1 the other, 3 the data cannot say."""
+    from recspect.errors import Unavailable
+    from recspect.experimenting.interleaving import read_preference, report
+    from recspect.files import require_writable
+
+    if out is not None:
+        require_writable(out)
+    try:
+        found = read_preference(log, session=session, team=team, credit=credit, user=user, sequential=sequential)
+        if candidate and candidate != found.names[1]:
+            if candidate != found.names[0]:
+                raise UsageError(f"there is no team {candidate!r}; teams: {found.names[0]!r}, {found.names[1]!r}")
+            found = read_preference(log, session=session, team=team, credit=credit, user=user, sequential=sequential, names=(found.names[1], found.names[0]))
+    except Unavailable as reason:
+        raise UsageError(reason.reason, hint=reason.hint) from None
+    show(report(found, provenance={"data": str(log)}), output, out)
+    raise typer.Exit(0 if found.share.surely_above(0.0) else 1 if found.share.surely_below(0.0) else NEEDS_DATA)
+
+
+@experiment_app.command()
+def launches(table: Annotated[Path, typer.Argument(help="a row per past launch: Parquet, CSV, Arrow")],
+             online: Annotated[str, typer.Option(help="column of the online effect, with its variance beside it as NAME_variance")],
+             offline: Annotated[list[str] | None, typer.Option("--offline", help="column of the difference of an offline metric, NAME_variance beside it where its noise is known (repeatable)")] = None,
+             lower_is_better: LowerOption = None, output: FormatOption = Format.TEXT, out: OutOption = None) -> None:
+    """Say how well offline metrics foretold what past launches did online."""
+    from recspect.comparing.launches import foresight, read_launches, report
+    from recspect.errors import Unavailable
+    from recspect.files import require_writable
+
+    if out is not None:
+        require_writable(out)
+    known = read_launches(table, online=online, offline=offline or (), lower=lower_is_better or ())
+    try:
+        found = foresight(known)
+    except Unavailable as reason:
+        raise UsageError(reason.reason, hint=reason.hint) from None
+    made = report(found, known, title=f"launches of {table.name}", provenance={"data": str(table)})
+    show(made, output, out)
+    raise typer.Exit(1 if made.verdict.value == "FAIL" else 0)
+
+
 def _share(text: str, option: str) -> float:
     """A share written as 2% or 0.02.
 
