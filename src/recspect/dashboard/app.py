@@ -24,7 +24,6 @@ from recspect.dashboard.pages import Pages, entry_of, own_file
 from recspect.dashboard.shelf import Entry, stamp
 from recspect.dashboard.texts import LANGUAGES
 from recspect.dashboard.views import Views, part, plain, stages
-from recspect.diagnosis.observing.live_rows import LIVE_FILE
 from recspect.errors import RecspectError, UsageError
 from recspect.report.content import Drawings
 from recspect.report.wording import clean
@@ -246,7 +245,7 @@ def _watched(views: Views, name: str) -> Entry:
 async def _changes(request: Request, views: Views, entry: Entry, seconds: float) -> AsyncIterator[str]:
     """An event each time a training wrote something; it ends when the training does or nobody listens."""
     assert entry.folder is not None
-    watched = [entry.folder / name for name in (LIVE_FILE, "steps.parquet", "run.json", "observed.json", "findings.json")]
+    watched = [entry.folder / name for name in ("live.jsonl", "steps.parquet", "run.json", "observed.json", "findings.json")]
     last, quiet = [stamp(path) for path in watched], 0.0
     yield "retry: 5000\n\n"
     while not await request.is_disconnected():
