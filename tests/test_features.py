@@ -16,7 +16,7 @@ from recspect.diagnosis.batch import Batch, Categorical, Ragged, concatenate
 from recspect.errors import DataError, RunError, SchemaError
 from recspect.features import Encoded, FeatureTransform
 from recspect.features.encoded import FIRST_KNOWN, MISSING, RARE, UNKNOWN
-from recspect.schema import Field, Kind, Schema
+from recspect.schema import Field, Schema
 
 
 def batch_of(**columns) -> Batch:
@@ -242,13 +242,6 @@ def test_vectors():
         transform.transform(Batch({"v": np.ones((1, 3))}))
     with pytest.raises(DataError, match="vectors of width 4 expected, found lists of 1 to 2"):
         transform.transform(batch_of(v=[[1.0], [1.0, 2.0]]))
-
-
-@pytest.mark.parametrize("kind", [Kind.TEXT, Kind.IMAGE])
-def test_text_and_images_need_an_encoder(kind):
-    with pytest.raises(SchemaError, match="needs an encoder") as error:
-        fit(Field(name="t", kind=kind), ["words"])
-    assert "vector" in error.value.hint
 
 
 def test_what_cannot_be_fitted():

@@ -75,3 +75,55 @@ def test_a_table_without_what_derived_columns_read_is_refused_before_anything_is
     assert done.returncode == 2
     assert "'genre'" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+SUBJECT = """
+from recspect.examining.runs import subject_of
+from recspect.training.run import Run
+
+
+def load():
+    return subject_of(Run.open("run"))
+"""
+
+
+def test_tables_of_raw_events_are_examined_with_derived_columns(tmp_path):
+    """`--subject` and `examine_table` on events alone say what they say of tables that have the columns, which come from both tables together."""
+    from recspect.diagnosis.source import read
+    from recspect.diagnosis.source_values import to_arrow
+    from recspect.examining.examination import examine_table
+    from recspect.features.derived import derive
+    from recspect.schema import Schema
+
+    write_log(tmp_path / "log.parquet", rows=3000)
+    (tmp_path / "schema.toml").write_text(SCHEMA)
+    (tmp_path / "mine.py").write_text(SUBJECT)
+    schema = Schema.read(tmp_path / "schema.toml")
+    log = pq.read_table(tmp_path / "log.parquet")
+    whole = to_arrow(next(iter(derive(read(log), schema).batches())))
+    for name, table in (("train", log[:2400]), ("eval", log[2400:]), ("train-full", whole[:2400]), ("eval-full", whole[2400:])):
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    done = recspect("train", "train.parquet", "--schema", "schema.toml", "--epochs", "1", "--run-dir", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+    found = []
+    for kind in ("", "-full"):
+        tables = ("--train", f"train{kind}.parquet", "--eval", f"eval{kind}.parquet", "--schema", "schema.toml", "--format", "json")
+        done = recspect("diagnose", "--subject", "mine.py:load", *tables, cwd=tmp_path)
+        assert done.returncode in (0, 1), done.stderr
+        found.append({(each["code"], each["place"]["name"], each["verdict"], each["claim"]) for each in json.loads(done.stdout)["findings"]
+                      if each["code"] in ("data.drift", "features.unused", "predictions.calibration")})
+        assert '"rate"' in done.stdout  # a field like any other
+    assert found[0] == found[1]
+    assert found[0]
+
+    drifts = []
+    for kind in ("", "-full"):
+        report = examine_table(read(tmp_path / f"eval{kind}.parquet"), schema, reference=read(tmp_path / f"train{kind}.parquet"))
+        assert '"rate"' in report.to_json()
+        drifts.append([each.claim for each in report.findings if each.code == "data.drift"])
+    assert drifts[0] == drifts[1] != []
+
+    told = recspect("doctor", "--subject", "mine.py:load", "--eval", "eval.parquet", "--schema", "schema.toml", cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    assert "clicked" in told.stdout

@@ -171,8 +171,9 @@ def doctor(run: Annotated[Path | None, typer.Argument(help="run directory")] = N
     """Say how the model reads its fields, and whether attributions of it can be trusted."""
     from recspect.examining.doctor import examine_lookups
 
-    model = _subject(subject, Schema.read(schema) if schema else None) if subject else None
-    print(examine_lookups(run=run, subject=model, table=table))  # noqa: T201 - the answer
+    named = Schema.read(schema) if schema else None
+    model = _subject(subject, named) if subject else None
+    print(examine_lookups(run=run, subject=model, table=table, schema=named))  # noqa: T201 - the answer
 
 
 @app.command()

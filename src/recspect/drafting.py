@@ -219,7 +219,7 @@ def _kind_of_texts(look: Look, few: str) -> tuple[Kind, str, dict[str, object]]:
         kind = Kind.SEQUENCE if ORDERED.search(look.plain) else Kind.MULTI_VALUED
         return kind, f"likely: several values parted by {sign!r}", {"separator": sign}
     if _is_prose(look):
-        return Kind.TEXT, "likely: free text, which cannot be trained on as it is: encode it as a vector, or move it to ignored", {}
+        return Kind.TEXT, "likely: free text, which becomes a vector (pip install 'recspect[multimodal]'); or move it to ignored", {}
     return Kind.CATEGORICAL, f"likely: texts, {few}", {}
 
 

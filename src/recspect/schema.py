@@ -75,6 +75,7 @@ class Field:
         time: For features that carry a time of their own: the column that says when the value became known.
         shares: Another field whose ids and vectors this one's values read, such as the item for a sequence of earlier items. Its
             settings for ids (`minimum_count`, `hash_buckets`) count for both.
+        encoder: For text and image fields, what makes vectors of them, see docs/features.md; None for the default.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Field:
     missing: tuple[str | int | float, ...] = ()
     time: str | None = None
     shares: str | None = None
+    encoder: str | None = None
 
     def __post_init__(self) -> None:
         _column(self.name, "the name of a field")
@@ -109,6 +111,8 @@ class Field:
                  f"{what}: separator is {self.separator!r:.80}, expected a text", 'separator = "|"')
         if self.time is not None:
             _column(self.time, f"{what}: time")
+        _require(self.encoder is None or (isinstance(self.encoder, str) and bool(self.encoder) and self.kind in (Kind.TEXT, Kind.IMAGE)),
+                 f"{what} is {self.kind.value} and its encoder is {self.encoder!r:.80}", "only text and image fields have an encoder, given by its name")
         if self.shares is not None:
             _column(self.shares, f"{what}: shares")
             _require(self.kind in (Kind.CATEGORICAL, Kind.MULTI_VALUED, Kind.SEQUENCE), f"{what} is {self.kind.value} and shares the ids of {self.shares!r}",

@@ -34,7 +34,7 @@ def validate(schema: Schema, source: Source, *, need: Sequence[Role] = ()) -> No
         schema.require(role)
     there = set(source.columns)
     made = {column.name for column in schema.derived} - there  # these are computed from others, and are right by themselves
-    named = list(dict.fromkeys([*(column for column in schema.columns if column not in made), *inputs_of(schema)]))
+    named = list(dict.fromkeys([*(column for column in schema.columns if column not in made), *(inputs_of(schema) if made else ())]))
     absent = [column for column in named if column not in there]
     if absent:
         raise SchemaError(f"the schema names {listing(absent)}, which {source.name} lacks; "

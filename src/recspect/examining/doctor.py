@@ -8,13 +8,23 @@ from typing import Any
 from recspect.diagnosis.source import read
 from recspect.diagnosis.subject import TorchSubject
 from recspect.errors import SubjectError, UsageError
+from recspect.features.derived import derive
+from recspect.schema import Schema
 
 TOLERANCE = 0.05
 """Mean completeness error, as a share of the mean size of what is explained, above which the doctor refuses."""
 
 
-def examine_lookups(*, run: Path | None = None, subject: Any = None, table: Any = None, rows: int = 512, steps: int = 32) -> str:
+def examine_lookups(*, run: Path | None = None, subject: Any = None, table: Any = None, schema: Schema | None = None, rows: int = 512, steps: int = 32) -> str:
     """A readable account of a model's lookups.
+
+    Args:
+        run: A run directory, whose own table is read where none is given.
+        subject: A model, with a table.
+        table: Anything that `read` takes.
+        schema: Declares derived columns that the table lacks.
+        rows: Of the table, at most.
+        steps: Points of the integration path.
 
     Raises:
         UsageError: Neither a run nor a subject with a table was given.
@@ -22,14 +32,13 @@ def examine_lookups(*, run: Path | None = None, subject: Any = None, table: Any 
     """
     if run is not None:
         from recspect.examining.runs import open_data, subject_of
-        from recspect.features.derived import derive
         from recspect.training.run import Run
 
         opened = Run.open(run)
         subject = subject_of(opened)
         source = derive(open_data(opened.record["data"]) if table is None else read(table), opened.schema)
     elif subject is not None and table is not None:
-        source = read(table)
+        source = read(table) if schema is None else derive(read(table), schema)
     else:
         raise UsageError("doctor needs a run directory, or --subject file.py:function with --eval TABLE",
                          hint="recspect doctor RUN, or recspect doctor --subject model.py:load --eval table.parquet")

@@ -26,6 +26,7 @@ from recspect.examining.overview import NEEDS, overview
 from recspect.examining.sampling import all_rows
 from recspect.examining.scorecard import scorecard_needs
 from recspect.examining.tables import fitted_baselines, frequency_probe, sample_of, standard_probes
+from recspect.features.derived import derive_together
 from recspect.schema import Schema
 from recspect.validating import require_one_clock, validate
 
@@ -109,7 +110,8 @@ def examine_table(target: Any, schema: Schema, *, reference: Any = None, slices:
 
     Args:
         target: The held-out (or current) rows: anything that `read` takes.
-        schema: What the columns mean; the role `score` names the column to judge.
+        schema: What the columns mean; the role `score` names the column to judge. Derived columns that the tables lack are computed
+            from the rows of both together.
         reference: Training (or earlier) rows to compare with.
         slices: Slices to judge apart.
         other_score: Column of the target with the scores of another model, or of another training of it, to compare with.
@@ -123,13 +125,17 @@ def examine_table(target: Any, schema: Schema, *, reference: Any = None, slices:
     """
     target = read(target, name="held-out rows")
     validate(schema, target, need=())
+    if reference is None:
+        (target,) = _derived(schema, [target])
     side, other = Side(), Side()
-    probes = standard_probes(schema, target.columns, score_from_table=True, other_score=other_score)
     train_probes: list[Probe] = []
     if reference is not None:
         reference = read(reference, name="training rows")
         validate(schema.with_roles(score=None) if schema.score not in reference.columns else schema, reference, need=())
         require_one_clock(schema, target, reference)
+        reference, target = _derived(schema, [reference, target])
+    probes = standard_probes(schema, target.columns, score_from_table=True, other_score=other_score)
+    if reference is not None:
         train_probes = standard_probes(schema, reference.columns,
                                        score_from_table=schema.score in reference.columns)
         if schema.item is not None and schema.labels:
@@ -155,7 +161,7 @@ def examine(subject: Subject, target: Any, schema: Schema, *, reference: Any = N
     Args:
         subject: The model.
         target: Held-out rows: anything that `read` takes.
-        schema: What the columns mean.
+        schema: What the columns mean. Derived columns that the tables lack are computed from the rows of both together.
         reference: Training rows.
         slices: Slices to judge apart.
         epochs: The model as it was after each epoch.
@@ -176,7 +182,7 @@ def examine(subject: Subject, target: Any, schema: Schema, *, reference: Any = N
     sources = [read(rows, name=name) for rows, name in ((target, "held-out rows"), (reference, "training rows")) if rows is not None]
     if reference is not None:
         require_one_clock(schema, *sources)
-    held_out, *others = map(_loaded, sources)
+    held_out, *others = map(_loaded, _derived(schema, sources))
     train = others[0] if others else None
     fields = subject.fields or schema.field_names
     side, other = Side(), Side()
@@ -353,6 +359,11 @@ def _asked(side: Side, extra: Sequence[Key], say: Say) -> Callable[[Sequence[Key
         return side.tally(mine, say) if mine else Tally({})
 
     return add_up
+
+
+def _derived(schema: Schema, tables: Sequence[Source]) -> list[Source]:
+    """The tables with the derived columns of the schema, computed from the rows of all of them; as they are where they have these."""
+    return [read(table) for table in derive_together(tables, schema)]
 
 
 def _loaded(source: Source) -> Batch:

@@ -55,13 +55,11 @@ def derive(table: Batch | Source, schema: Schema) -> Batch | Source:
             name that was not derived.
     """
     names = [column.name for column in schema.derived]
-    if not names or (isinstance(table, DerivedSource) and table.schema.derived == schema.derived):
+    if not names or _complete(table, names):
         return table
     if isinstance(table, Source):
         return DerivedSource(table, schema)
     there = [name for name in names if name in table]
-    if len(there) == len(names):
-        return table
     if there:
         raise _taken(there, "the table")
     plan = Plan.of(schema)
@@ -76,10 +74,10 @@ def derive(table: Batch | Source, schema: Schema) -> Batch | Source:
 def derive_together(tables: Sequence[Batch | Source], schema: Schema) -> list[Batch | Source]:
     """Tables that were cut from one log (training, validation, test), each with what lay before its rows in any of them.
 
-    Batches in, batches out; where one is a source, sources come out.
+    Batches in, batches out; where one is a source, sources come out. Tables that all have the columns already are given back as they are.
     """
     names = [column.name for column in schema.derived]
-    if not names or all(isinstance(table, DerivedSource) or (isinstance(table, Batch) and all(name in table for name in names)) for table in tables):
+    if all(_complete(table, names) for table in tables):
         return list(tables)
     if not all(isinstance(table, Batch) for table in tables):
         bases = [read(table) for table in tables]
@@ -90,6 +88,12 @@ def derive_together(tables: Sequence[Batch | Source], schema: Schema) -> list[Ba
     ends = np.cumsum([0, *(table.rows for table in tables if isinstance(table, Batch))])
     return [table.with_columns({name: whole[name][slice(start, stop)] for name in names})
             for table, start, stop in zip(tables, ends[:-1], ends[1:], strict=True) if isinstance(table, Batch)]
+
+
+def _complete(table: Batch | Source, names: Sequence[str]) -> bool:
+    """Whether a table has all the derived columns, from `derive` or of its own."""
+    there = table if isinstance(table, Batch) else table.columns
+    return all(name in there for name in names)
 
 
 def inputs_of(schema: Schema) -> tuple[str, ...]:

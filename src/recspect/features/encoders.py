@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recspect.diagnosis.batch import Array, Batch, Categorical, Column, Ragged, describe, factorize
-from recspect.errors import DataError, SchemaError
+from recspect.errors import DataError
+from recspect.features.contents import ContentVectors
 from recspect.features.encoded import FIRST_KNOWN, MISSING, InputSize
 from recspect.features.vocabulary import (
     Codes,
@@ -212,18 +213,42 @@ class VectorEncoder:
         return cls(field, int(settings["width"]))
 
 
-AnyEncoder = CategoryEncoder | ListEncoder | NumberEncoder | BucketEncoder | VectorEncoder
+@dataclass(frozen=True, eq=False)
+class ContentEncoder:
+    """The vector of a text or an image, by a model that is trained already; a row without one is all zeros."""
+
+    field: Field
+    vectors: ContentVectors
+
+    @property
+    def size(self) -> InputSize:
+        return InputSize(name=self.field.name, form="numbers", width=self.vectors.width)
+
+    def encode(self, batch: Batch) -> Encoding:
+        column = texts_of(self.field, batch)
+        used = np.zeros(len(column.values), dtype=bool)
+        used[column.codes[column.codes >= 0]] = True
+        used &= ~missing_values(column.values, self.field.missing)
+        by_value = np.zeros((len(column.values) + 1, self.vectors.width), dtype=np.float32)
+        by_value[:-1][used] = self.vectors.vectors([str(value) for value in column.values[used]])
+        return Encoding(by_value[column.codes], 0.0, _share(~np.append(used, [False])[column.codes]))
+
+    def state(self) -> State:
+        return {name: getattr(self.vectors, name) for name in ("encoder", "version", "width", "folder")}, {}
+
+    @classmethod
+    def from_state(cls, field: Field, settings: Mapping[str, Any], arrays: Mapping[str, Array]) -> ContentEncoder:  # noqa: ARG003 - same call for every encoder
+        return cls(field, ContentVectors(encoder=str(settings["encoder"]), kind=field.kind, version=str(settings["version"]), width=int(settings["width"]),
+                                         folder=str(settings["folder"])))
+
+
+AnyEncoder = CategoryEncoder | ListEncoder | NumberEncoder | BucketEncoder | VectorEncoder | ContentEncoder
 
 
 def encoder_of(field: Field) -> type[AnyEncoder]:
-    """The encoder for a field's kind and scaling.
-
-    Raises:
-        SchemaError: Text and images need an encoder, which is not part of this version.
-    """
+    """The encoder for a field's kind and scaling."""
     if field.kind in (Kind.TEXT, Kind.IMAGE):
-        raise SchemaError(f"field {field.name!r} is of kind '{field.kind}', which needs an encoder and cannot be trained on yet",
-                          hint="encode it yourself and give the result as kind 'vector', or list it under 'ignored'")
+        return ContentEncoder
     if field.kind is Kind.CATEGORICAL:
         return CategoryEncoder
     if field.kind in (Kind.MULTI_VALUED, Kind.SEQUENCE):
@@ -249,6 +274,19 @@ def field_numbers(field: Field, batch: Batch) -> NDArray[np.float64]:
     numbers = batch.numbers(field.name)
     codes = numeric_codes(field.missing)
     return np.where(np.isin(numbers, codes), np.nan, numbers) if codes else numbers
+
+
+def texts_of(field: Field, batch: Batch) -> Categorical:
+    """Texts, or paths of images.
+
+    Raises:
+        DataError: The column holds something else.
+    """
+    column = batch.categories(field.name)
+    if column.values.dtype.kind != "O" and (column.codes >= 0).any():
+        raise DataError(f"column {field.name!r} holds {describe(batch[field.name])}, expected {'texts' if field.kind is Kind.TEXT else 'paths of images'}",
+                        hint="correct the field's kind in the schema")
+    return column
 
 
 def log_scaled(numbers: NDArray[np.float64]) -> NDArray[np.float64]:

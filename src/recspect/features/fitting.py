@@ -8,11 +8,13 @@ import numpy as np
 
 from recspect.diagnosis.batch import Batch, Ragged
 from recspect.errors import DataError, SchemaError
+from recspect.features.contents import ContentVectors
 from recspect.features.counting import BucketCounts, Moments, NumberCounts, ValueCounts
 from recspect.features.encoders import (
     AnyEncoder,
     BucketEncoder,
     CategoryEncoder,
+    ContentEncoder,
     ListEncoder,
     NumberEncoder,
     VectorEncoder,
@@ -22,6 +24,7 @@ from recspect.features.encoders import (
     lists_of,
     log_scaled,
     matrix_of,
+    texts_of,
 )
 from recspect.features.vocabulary import Codes
 from recspect.schema import Field, Schema
@@ -32,9 +35,10 @@ class Fitting:
 
     Args:
         schema: Its fields decide what is read.
+        folder: Of the data, beside which vectors of texts and images are kept; empty for data in memory.
 
     Raises:
-        SchemaError: No fields, or a field of a kind that cannot be encoded.
+        SchemaError: No fields.
 
     Example:
         >>> from recspect.schema import Field, Schema
@@ -45,11 +49,14 @@ class Fitting:
         (4, [8, 7, 9])
     """
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: Schema, folder: str = "") -> None:
         if not schema.fields:
             raise SchemaError("the schema has no input fields", hint="list the columns that the model may read under [fields]")
         self.rows = 0
-        self._fields = {field.name: _FITTINGS[encoder_of(field)](field) for field in schema.fields}
+        self._fields: dict[str, _FieldFitting] = {}
+        for field in schema.fields:
+            kind = encoder_of(field)
+            self._fields[field.name] = _Contents(field, folder) if kind is ContentEncoder else _FITTINGS[kind](field)
 
     def add(self, batch: Batch) -> None:
         """Learn from a piece of the training rows.
@@ -172,6 +179,17 @@ class _Vectors:
 
     def finish(self, codes: Codes | None) -> AnyEncoder:  # noqa: ARG002 - same call for every field
         return VectorEncoder(self.field, self._width or 1)
+
+
+class _Contents:
+    def __init__(self, field: Field, folder: str) -> None:
+        self.field, self._folder = field, folder
+
+    def add(self, batch: Batch) -> None:
+        texts_of(self.field, batch)  # nothing is learned of it; that it can be read is told now
+
+    def finish(self, codes: Codes | None) -> AnyEncoder:  # noqa: ARG002 - same call for every field
+        return ContentEncoder(self.field, ContentVectors.of(self.field.encoder, self.field.kind, self._folder))
 
 
 _FITTINGS: dict[type[AnyEncoder], type[_FieldFitting]] = {

@@ -42,14 +42,20 @@ class FeatureTransform:
     encoders: Mapping[str, AnyEncoder]
 
     @classmethod
-    def fit(cls, schema: Schema, batch: Batch) -> FeatureTransform:
+    def fit(cls, schema: Schema, batch: Batch, *, folder: str = "") -> FeatureTransform:
         """Learn vocabularies, means and buckets from training rows.
 
+        Args:
+            schema: Its fields decide what is read.
+            batch: The rows.
+            folder: Of the data, beside which vectors of texts and images are kept; empty for data in memory.
+
         Raises:
-            SchemaError: No fields, or a field of a kind that needs an encoder (text, image).
+            SchemaError: No fields, or no such encoder of texts or images.
+            MissingExtraError: The library that encodes texts or images is not installed.
             DataError: A column is missing or of the wrong type, or there are no rows.
         """
-        fitting = Fitting(schema)
+        fitting = Fitting(schema, folder)
         fitting.add(batch)
         return cls(schema, fitting.finish())
 

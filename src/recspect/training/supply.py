@@ -11,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from recspect.diagnosis.batch import Batch
+from recspect.diagnosis.source_files import Files
 from recspect.errors import UsageError
 from recspect.features import Encoded, FeatureTransform, encode_label
 from recspect.features.counting import Moments
+from recspect.features.derived import DerivedSource
 from recspect.features.fitting import Fitting
 from recspect.features.labels import require_variation
 from recspect.schema import Label, Schema
@@ -79,12 +81,19 @@ class Supply:
         if config.buffer_bytes:
             return _from_files(data, schema, config, transform)
         tables = Tables.cut(data, schema, config)
-        transform = transform or FeatureTransform.fit(schema, tables.train)
+        transform = transform or FeatureTransform.fit(schema, tables.train, folder=folder_of(data))
         parts = tables.encode(schema, transform, config.labels)
         values = {schema.label.name: parts[0].label, **parts[0].others}
         found = {label.name: _figures(label, values) for label in chosen_labels(schema, config.labels)}
         return cls(parts[0], (parts[0].evenly(TRAIN_ROWS_JUDGED), *parts[1:]), (parts[0].evenly(LAYER_ROWS), parts[1].evenly(LAYER_ROWS)),
                    {name: found[name] for name in values}, transform, tables.fingerprint, tables.split)
+
+
+def folder_of(data: Any) -> str:
+    """The folder in which the files of a table lie; empty for one in memory."""
+    first = data[0] if isinstance(data, tuple) else data
+    base = first.base if isinstance(first, DerivedSource) else first
+    return str(base.paths[0].resolve().parent) if isinstance(base, Files) else ""
 
 
 def _figures(label: Label, values: Mapping[str, NDArray[np.float64]]) -> LabelFigures:
@@ -98,7 +107,7 @@ def _figures(label: Label, values: Mapping[str, NDArray[np.float64]]) -> LabelFi
 
 def _from_files(data: Table | tuple[Table, Table, Table], schema: Schema, config: TrainingConfig, transform: FeatureTransform | None) -> Supply:
     table = StreamedTable.of(data, schema, config, schema_columns(data, schema, config.labels))
-    fitting, marks, labels = Fitting(schema), Fingerprint(table, schema), _LabelsInPieces(schema, config.labels)
+    fitting, marks, labels = Fitting(schema, folder_of(data)), Fingerprint(table, schema), _LabelsInPieces(schema, config.labels)
     for group in table.groups:
         for batch, part in table.pieces(group, PIECE_ROWS):
             marks.add(batch, group.source)
