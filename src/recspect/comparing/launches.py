@@ -1,33 +1,29 @@
-"""Offline against online: how well each offline metric foretold what past launches did.
+"""Offline against online: how well each offline metric foretold what past launches did, from a table of launches to a report.
 
-Every launch is a model against the one before it: the difference of each offline metric, the effect of the experiment, and the sampling variances of both. Both are noisy, so that
-the plain correlation is too near to 0, and too far from it where offline and online noise are taken for signal; the covariance of the true differences is fitted with the known noise
-(errors in variables). Kendall's tau tells how often pairs of launches are ordered alike. The gain of choosing by a metric is
-taken over pairs of launches: what the one with the better metric earned more than a random one of both; that is unbiased, as the choice does not look at the online result. The regret
-is what the truly better one of both would have earned beyond it.
+Every launch is a model against the one before it: the difference of each offline metric, the effect of the experiment, and the sampling variances of both. The figures are those of
+`recspect.adapting.foretelling`, without any belief. Beside them stands the gain of choosing by a metric, over pairs of launches: what the one with the better metric earned more than a
+random one of both. It is unbiased, as the choice does not look at the online result; the regret is not, as the best of several noisy results is partly luck.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from recspect.adapting.latent import Prior, fit_latent
+from recspect.adapting.foretelling import Foretold, foretold
+from recspect.adapting.latent import Prior
 from recspect.diagnosis.diagnostics.policy import number
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.evidence import RankedTable, Scatter
 from recspect.diagnosis.finding import Finding, Place, Report, Verdict
 from recspect.diagnosis.source import read, require_columns
-from recspect.errors import DataError, Unavailable, UsageError
+from recspect.errors import DataError, UsageError
 from recspect.experimenting.experiment import Corpus, Experiment, Floats
 
 CODES: Mapping[str, str] = {"effects.offline_metric": "Did this offline metric foretell what launches did online?"}
-FEWEST = 8
-"""Fewer launches say nothing about a correlation."""
 SOURCES = ("Kendall 1938 (tau)", "Bernardi, Mavridis and Estevez 2019, 150 Successful Machine Learning Models (offline gains that were none online)", "Bibaut et al. 2024 (correlated noise biases effect covariances)")
 
 
@@ -36,24 +32,19 @@ class Foresight:
     """What an offline metric foretold.
 
     Args:
-        metric: Which.
-        correlation: Of true offline and true online differences.
-        plain: Correlation as observed.
-        tau: Kendall's, with ties counted half (tau b).
-        same_sign: Share of launches whose online effect has the sign that the metric promised.
+        told: Correlations, signs, tau and regret.
+        correlation: Of true offline and true online differences, with its interval.
         gain: Online gain of choosing the one with the better metric of two launches, over a random one, in the online unit.
-        regret: What the truly better one of both would have earned beyond it.
-        slope: Online effect per unit of true offline difference.
     """
 
-    metric: str
+    told: Foretold
     correlation: Estimate
-    plain: float
-    tau: Estimate
-    same_sign: float
     gain: Estimate
-    regret: float
-    slope: float
+
+    @property
+    def metric(self) -> str:
+        """Which metric."""
+        return self.told.metric
 
 
 def read_launches(data: Any, *, online: str, offline: Sequence[str], lower: Sequence[str] = ()) -> Corpus:
@@ -91,55 +82,23 @@ def read_launches(data: Any, *, online: str, offline: Sequence[str], lower: Sequ
 
 
 def foresight(launches: Corpus, *, draws: int = 200, level: float = 0.9, seed: int = 0) -> tuple[Foresight, ...]:
-    """How well each offline metric foretold the first metric, best first. Intervals draw launches again.
+    """How well each offline metric foretold the first metric, largest gain first. Intervals draw launches again.
 
     Raises:
-        Unavailable: Fewer than eight launches.
+        DataError: Fewer than ten launches.
     """
-    if len(launches) < FEWEST:
-        raise Unavailable(f"only {len(launches)} launches; {FEWEST} are needed", hint="add past launches")
-    effects = launches.effects
-    whole = _latent(launches, None)
+    effects, online = launches.effects, launches.metrics[0]
     generator = np.random.default_rng(seed)
     times = [np.bincount(generator.integers(0, len(launches), len(launches)), minlength=len(launches)).astype(np.float64) for _ in range(draws)]
-    drawn = [_latent(launches, counted, start=whole) for counted in times]
-    power = math.sqrt(max(whole[0, 0], 0.0) / math.pi)  # what the better one of two earns more than a random one, for normal true effects
-
-    def estimate(value: float, values: Sequence[float], unit: str) -> Estimate:
-        kept = [one for one in values if math.isfinite(one)]
-        low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2]) if len(kept) >= draws / 2 else (math.nan, math.nan)
-        return Estimate(value=value, low=float(min(low, value)), high=float(max(high, value)), unit=unit, n=len(launches), of="launches", level=level)
-
     found = []
-    for place, name in enumerate(launches.metrics[1:], start=1):
-        x, y = effects[:, place], effects[:, 0]
-        over_draws: Callable[[Callable[[Floats], float]], list[float]] = lambda value: [value(counted) for counted in times]  # noqa: E731 - a short name for a short thing
-        correlation = estimate(_correlation(whole, place), [_correlation(one, place) for one in drawn], "correlation of true differences")
-        ones = np.ones(len(launches))
-        tau, gain = _tau(x, y, ones), _gain(x, y, ones)
+    for told in foretold(launches, Prior.of_beliefs((0.0,) * (len(launches.metrics) - 1), experiments=0.0), draws=draws, level=level, choices=2, seed=seed):
+        x, y = effects[:, launches.metrics.index(told.metric)], effects[:, 0]
+        value = _gain(x, y, np.ones(len(launches)))
+        low, high = np.quantile([_gain(x, y, counted) for counted in times], [(1 - level) / 2, (1 + level) / 2])
         found.append(Foresight(
-            metric=name, correlation=correlation, plain=float(np.corrcoef(x, y)[0, 1]) if x.std() > 0 and y.std() > 0 else 0.0,
-            tau=estimate(tau, over_draws(lambda counted, x=x, y=y: _tau(x, y, counted)), "Kendall tau"), same_sign=float((np.sign(x) == np.sign(y)).mean()),  # type: ignore[misc]
-            gain=estimate(gain, over_draws(lambda counted, x=x, y=y: _gain(x, y, counted)), f"{launches.metrics[0]} over a random choice of two"),  # type: ignore[misc]
-            regret=max(power - gain, 0.0), slope=float(whole[0, place] / whole[place, place]) if whole[place, place] > 0 else 0.0))
+            told=told, correlation=Estimate(value=told.latent, low=told.low, high=told.high, unit="correlation of true differences", n=told.launches, of="launches", level=level),
+            gain=Estimate(value=value, low=float(low), high=float(high), unit=f"{online} over a random choice of two", n=len(launches), of="launches", level=level)))
     return tuple(sorted(found, key=lambda one: (-one.gain.value, one.metric)))
-
-
-def _latent(launches: Corpus, counted: Floats | None, start: Floats | None = None) -> Floats:
-    return fit_latent(launches, Prior.of_beliefs((0.0,) * (len(launches.metrics) - 1), experiments=0.0), weights=counted, start=start).covariance
-
-
-def _correlation(covariance: Floats, place: int) -> float:
-    scale = math.sqrt(max(float(covariance[0, 0] * covariance[place, place]), 0.0))
-    return float(covariance[0, place]) / scale if scale else 0.0
-
-
-def _tau(x: Floats, y: Floats, counted: Floats) -> float:
-    """Kendall's tau b, pairs counted by the product of weights (a launch drawn twice is tied with itself)."""
-    weight = np.outer(counted, counted)
-    one, other = np.sign(np.subtract.outer(x, x)), np.sign(np.subtract.outer(y, y))
-    scale = math.sqrt(float((weight * one**2).sum()) * float((weight * other**2).sum()))
-    return float((weight * one * other).sum()) / scale if scale else 0.0
 
 
 def _gain(x: Floats, y: Floats, counted: Floats) -> float:
@@ -159,15 +118,15 @@ def report(found: Sequence[Foresight], launches: Corpus, *, title: str = "", pro
         place = launches.metrics.index(one.metric)
         findings.append(Finding(
             code="effects.offline_metric", verdict=Verdict.PASS if good else Verdict.FAIL if bad else Verdict.UNKNOWN, place=Place(kind="metric", name=one.metric), estimate=one.correlation, limit=0.0,
-            claim=f"{one.metric} {'foretold' if good else 'foretold the opposite of' if bad else 'is not known to foretell'} {online}: true differences are correlated by {_range(one.correlation)} (observed {one.plain:.2f}), Kendall's tau "
-                  f"{_range(one.tau)}, the same sign in {one.same_sign:.0%} of {one.correlation.n} launches; choosing by it gains {number(one.gain.value)} ({number(one.gain.low or 0.0)} to {number(one.gain.high or 0.0)}) "
-                  f"over a random choice of two, and {number(one.regret)} remain to the better one.",
+            claim=f"{one.metric} {'foretold' if good else 'foretold the opposite of' if bad else 'is not known to foretell'} {online}: true differences are correlated by {_range(one.correlation)} (observed {one.told.observed:.2f}), Kendall's tau "
+                  f"{one.told.tau:.2f}, the same sign in {one.told.same_sign:.0%} of {one.correlation.n} launches; choosing by it gains {number(one.gain.value)} ({number(one.gain.low or 0.0)} to {number(one.gain.high or 0.0)}) "
+                  f"over a random choice of two, and loses {number(one.told.regret)} against the one that did better (part of which is luck).",
             threshold="PASS when the 90% interval of the correlation is above 0, FAIL when it is below" if good or bad else "more launches, or larger experiments, would tell", sources=SOURCES,
             meaning="Models that look better offline do worse online: do not choose by it." if bad else "",
             evidence=(Scatter(title=f"Did {one.metric} foretell {online}?", x_title=f"difference of {one.metric}", y_title=online, x=tuple(launches.effects[:, place].tolist()), y=tuple(launches.effects[:, 0].tolist()),
                               caption=f"{len(launches)} launches; both with noise"),)))
-    rows = tuple((one.metric, one.correlation.value, one.correlation.low, one.correlation.high, one.plain, one.tau.value, one.same_sign, one.gain.value, one.regret, one.slope) for one in found)
-    table = RankedTable(title="Which offline metric foretells launches?", columns=("metric", "correlation", "from", "to", "observed", "tau", "same sign", "gain", "regret", "slope"), rows=rows, stage="effects",
+    rows = tuple((one.metric, one.correlation.value, one.correlation.low, one.correlation.high, one.told.observed, one.told.tau, one.told.same_sign, one.gain.value, one.told.regret) for one in found)
+    table = RankedTable(title="Which offline metric foretells launches?", columns=("metric", "correlation", "from", "to", "observed", "tau", "same sign", "gain", "regret"), rows=rows, stage="effects",
                         caption=f"{len(launches)} launches; 90% intervals from drawing launches again")
     return Report(findings=tuple(findings), overview=(table,), title=title or "offline metrics against launches", provenance=dict(provenance or {}))
 
@@ -176,4 +135,4 @@ def _range(estimate: Estimate) -> str:
     return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
 
 
-__all__ = ["CODES", "FEWEST", "Foresight", "foresight", "read_launches", "report"]
+__all__ = ["CODES", "Foresight", "foresight", "read_launches", "report"]

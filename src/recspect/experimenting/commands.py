@@ -155,17 +155,12 @@ def launches(table: Annotated[Path, typer.Argument(help="a row per past launch: 
              lower_is_better: LowerOption = None, output: FormatOption = Format.TEXT, out: OutOption = None) -> None:
     """Say how well offline metrics foretold what past launches did online."""
     from recspect.comparing.launches import foresight, read_launches, report
-    from recspect.errors import Unavailable
     from recspect.files import require_writable
 
     if out is not None:
         require_writable(out)
     known = read_launches(table, online=online, offline=offline or (), lower=lower_is_better or ())
-    try:
-        found = foresight(known)
-    except Unavailable as reason:
-        raise UsageError(reason.reason, hint=reason.hint) from None
-    made = report(found, known, title=f"launches of {table.name}", provenance={"data": str(table)})
+    made = report(foresight(known), known, title=f"launches of {table.name}", provenance={"data": str(table)})
     show(made, output, out)
     raise typer.Exit(1 if made.verdict.value == "FAIL" else 0)
 
