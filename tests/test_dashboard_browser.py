@@ -18,13 +18,13 @@ from playwright import sync_api
 
 from dashboard_samples import HOSTILE, make_run
 from recspect.dashboard.app import create_app
-from recspect.dashboard.commands import server_of
 from recspect.dashboard.guard import Guard
 from recspect.dashboard.shelf import Shelf
 from recspect.dashboard.views import Views
 from recspect.diagnosis.evidence import Bars
 from recspect.diagnosis.finding import Finding, Place, Report, Verdict
 from recspect.diagnosis.observing import Observer
+from recspect.web_server import server_of
 
 pytestmark = pytest.mark.browser
 
@@ -32,7 +32,8 @@ pytestmark = pytest.mark.browser
 @contextmanager
 def served(runs, guard=None):
     """The dashboard on a port of its own."""
-    server = server_of(create_app(Views(Shelf(runs)), guard, live_seconds=0.2), host="127.0.0.1", port=0)
+    app = create_app(Views(Shelf(runs)), guard, live_seconds=0.2)
+    server = server_of(app, host="127.0.0.1", port=0, patience_seconds=5, stopping=app.state.closing.set)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

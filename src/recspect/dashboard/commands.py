@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 from recspect.errors import MissingExtraError, RunError, UsageError
 from recspect.events.token import is_loopback
 from recspect.serving.commands import token_for
+from recspect.web_server import server_of
 
 
 def mount(app: typer.Typer, console: Any) -> None:
@@ -66,20 +66,4 @@ def run(runs: Path, *, host: str, port: int, token_file: Path | None, actions: b
     shown = f"[{host}]" if ":" in host else host
     say(f"{len(views.shelf.entries())} runs of {runs} on http://{shown}:{port}" + ("" if is_loopback(host) else "/login"))
     threading.Thread(target=warm_up, name="recspect dashboard warm-up", daemon=True).start()
-    server_of(app, host=host, port=port).run()
-
-
-def server_of(app: Any, *, host: str, port: int) -> Any:
-    """A server that ends the streams of watched trainings when it is told to stop, instead of waiting for those who watch.
-
-    Being told to stop is how it ends in order, so the signal is not passed on to the command line, which would take it for a training cut short.
-    """
-    import uvicorn
-
-    class Server(uvicorn.Server):
-        def handle_exit(self, sig: int, frame: Any) -> None:  # noqa: ARG002 - the interface's
-            app.state.closing.set()
-            self.force_exit = self.should_exit and sig == signal.SIGINT
-            self.should_exit = True
-
-    return Server(uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=5, server_header=False))
+    server_of(app, host=host, port=port, patience_seconds=5, stopping=app.state.closing.set).run()

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from recspect.errors import DataError, UsageError
+from recspect.web_server import server_of
 
 events_app = typer.Typer(no_args_is_help=True, help="Events: what was shown and what came of it.")
 
@@ -135,7 +136,7 @@ def serve(store: StoreOption, host: Annotated[str, typer.Option(help="beyond thi
     if token is None and not is_loopback(host):
         raise UsageError(f"{host} is reached from other machines, and no token was given", hint="RECSPECT_TOKEN=$(openssl rand -hex 32), or --host 127.0.0.1")
     try:
-        import uvicorn
+        import uvicorn  # noqa: F401 - only whether it is there
 
         from recspect.events.http import events_app as application
     except ImportError as error:
@@ -143,6 +144,6 @@ def serve(store: StoreOption, host: Annotated[str, typer.Option(help="beyond thi
     kept = open_store(store, pseudonyms=find_pseudonyms(pseudonym_key))
     try:
         # A request that waits for its write is answered before the process ends.
-        uvicorn.run(application(kept, token=token), host=host, port=port, access_log=False, timeout_graceful_shutdown=30)
+        server_of(application(kept, token=token), host=host, port=port, patience_seconds=30, log_level="info").run()
     finally:
         kept.close()

@@ -10,6 +10,7 @@ import typer
 
 from recspect.errors import MissingExtraError, UsageError
 from recspect.events.token import TOKEN_VARIABLE, find_token, is_loopback
+from recspect.web_server import server_of
 
 
 def token_for(host: str, file: Path | None) -> str | None:
@@ -68,10 +69,8 @@ def run(*, folder: Path, store: str, recent: str, host: str, port: int, token_fi
         raise UsageError(f"port {port}, expected 0 to 65535")
     app = application(folder=folder, store=store, recent=recent, token=token, second=second, percent=percent, shadow=shadow, models=models, backend=backend,
                       requests_per_second=requests_per_second)
-    import uvicorn
-
     say(f"serving {folder} on http://{host}:{port}; what it can do: http://{host}:{port}/openapi.json")
-    uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=10, server_header=False)
+    server_of(app, host=host, port=port, patience_seconds=10).run()
 
 
 def application(*, folder: Path, store: str = "", recent: str = "", token: str | None = None, second: Path | None = None, percent: float = 0.0, shadow: bool = False,
