@@ -1,5 +1,7 @@
 """Diagnostics of explanations: each finds its planted fault, is quiet on right explanations, and says that it cannot tell where its measure cannot."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from recspect.diagnosis.batch import Batch, Ragged
 from recspect.diagnosis.diagnostics.explanations.baselines import Baselines
 from recspect.diagnosis.diagnostics.explanations.completeness import Completeness
 from recspect.diagnosis.diagnostics.explanations.deletion import Deletion
+from recspect.diagnosis.diagnostics.explanations.entries import Entries
 from recspect.diagnosis.diagnostics.explanations.infidelity import Infidelity
 from recspect.diagnosis.diagnostics.explanations.insertion import Insertion
 from recspect.diagnosis.diagnostics.explanations.randomisation import Randomisation
@@ -223,3 +226,63 @@ def test_an_examination_asks_about_explanations_and_shows_the_scorecard(sides):
     assert table["kind"] == "ranked_table"
     assert {row[0] for row in table["rows"]} == {"transparency", "explainability", "verifiability", "user-friendliness"}
     assert not any("explanation" in str(e.title).lower() for e in examine(subject_of(WORLD), held_out.take(slice(0, 600)), WORLD.schema, diagnostics=[], sample_rows=600).overview)
+
+
+# ------------------------------------------------------------------ entries of lists
+
+
+class Taste(nn.Module):
+    """Each entry of the history adds what it is worth; half of the items speak against."""
+
+    def __init__(self):
+        super().__init__()
+        self.items = nn.Embedding(60, 4, padding_idx=0)
+
+    def forward(self, x):
+        pooled = (self.items(x["past"]) * (x["past"] > 0).unsqueeze(-1)).sum(1)
+        return torch.sigmoid(pooled[:, 0] + torch.tanh(pooled[:, 1] * pooled[:, 2]))
+
+
+@pytest.fixture(scope="module")
+def histories():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 9, 400)
+    return Batch({"past": Ragged(rng.integers(1, 60, lengths.sum()), np.concatenate([[0], np.cumsum(lengths)])), "click": rng.integers(0, 2, 400)})
+
+
+def about_entries(histories, wrong=None):
+    torch.manual_seed(0)
+    subject = TorchSubject(Taste(), fields=["past"])
+    sample, pool = histories.take(slice(0, 200)), histories.take(slice(200, 400))
+    subject.sites(sample)
+    probe = ExplanationQualityProbe(subject, pool=pool, explain_entries=None if wrong is None else lambda rows: wrong(subject, rows))
+    return ask(Entries(), {**dict(sample), "@cluster": np.arange(sample.rows)}, probes=[probe])
+
+
+def explained(subject, rows):
+    return integrated_gradients(subject, rows, baseline=zero_baseline(subject.sites(rows)))
+
+
+def test_entries_that_are_named_rightly_are_quiet(histories):
+    assert is_quiet(about_entries(histories))
+    assert is_quiet(about_entries(histories, explained))
+
+
+@pytest.mark.parametrize("fault", ["shifted by a place", "turned round"])
+def test_contributions_beside_the_wrong_entries_are_found(fault, histories):
+    def wrong(subject, rows):
+        found = explained(subject, rows)
+        past = found.entries["past"]
+        lengths = torch.from_numpy(rows["past"].lengths)
+        if fault == "turned round":
+            place = (lengths[:, None] - 1 - torch.arange(past.shape[1])).clamp(min=0)
+            return replace(found, entries={"past": torch.gather(past, 1, place)})
+        return replace(found, entries={"past": torch.roll(past, 1, dims=1)})
+
+    finding = about_entries(histories, wrong)[0]
+    assert finding.verdict is Verdict.FAIL
+    assert finding.place.kind == "run"
+
+
+def test_a_model_without_lists_has_no_entries_to_drop(sides):
+    assert asked(Entries, subject_of(WORLD), sides)[0].verdict is Verdict.UNKNOWN

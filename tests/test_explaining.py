@@ -105,6 +105,16 @@ def test_why_one_is_above_another_is_the_difference_of_both(ranked):
     assert found.contrast.score > 0
 
 
+def test_the_whole_list_rests_on_the_mean_of_its_items(ranked):
+    found = ranked.explain(6, with_counterfactual=False)
+    table = ranked.contributions([6], k=10)
+    assert {part.field: part.contribution for part in found.whole.parts} == pytest.approx({part.field: float(np.mean(table[f"contribution:{part.field}"])) for part in found.whole.parts}, abs=1e-4)
+    assert {part.field: part.value for part in found.whole.parts}["item"] == "..."
+    assert {part.field: part.value for part in found.whole.parts}["user"] == 6
+    assert "All 10 items of the list score" in found.text()
+    assert ranked.explain(6, k=1, with_counterfactual=False).whole is None
+
+
 def test_thousands_of_pairs_say_what_single_ones_say(ranked):
     users = list(range(40))
     table = ranked.contributions(users, k=5)

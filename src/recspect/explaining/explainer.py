@@ -17,7 +17,7 @@ from recspect.explaining.counterfactual import counterfactual
 from recspect.explaining.evidence import TrainingEvidence
 from recspect.explaining.explanation import Counterfactual, Explanation, Reasons
 from recspect.explaining.pairs import pair_rows, plain_value, pool_rows, subject_of_ranker
-from recspect.explaining.reasons import attributed, attributed_alike, contrast_of, reasons_of
+from recspect.explaining.reasons import attributed, attributed_alike, contrast_of, reasons_of, whole_of
 from recspect.recommending.pipeline.settings import DRAWS
 from recspect.schema import Kind
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from recspect.recommending.pipeline.recommender import Lists, Recommender
 
 AGAINST = ("mean", "alike")
+LEAST_LIST = 2
+"""Items below which a list is no more than its item."""
 PAIRS_AT_ONCE = 16_384
 """Pairs that are explained together; bounds the memory of `contributions`."""
 
@@ -122,8 +124,9 @@ class RecommendationExplainer:
         item_id, over_id = plain_value(ids[code]), None if other is None else plain_value(ids[other])
         way = next((row for row in lists.trace_rows()[0]["candidates"] if row["item"] == item_id), None)
         reasons, contrast = self._reasons(requests, code, other)
+        whole = None if reasons is None else self._whole(requests, lists)
         names = {} if self._names is None else {plain_value(ids[one]): str(self._names[one]) for one in range(len(ids)) if self._names[one] is not None}
-        return Explanation(user=user, item=item_id, over=over_id, rank=shown.index(item_id) + 1 if item_id in shown else None, listed=len(shown), way=way, reasons=reasons, contrast=contrast,
+        return Explanation(user=user, item=item_id, over=over_id, rank=shown.index(item_id) + 1 if item_id in shown else None, listed=len(shown), way=way, reasons=reasons, contrast=contrast, whole=whole,
                            counterfactual=self._counterfactual(requests, lists, code, other, k=k, below=below) if with_counterfactual else None,
                            evidence=self.evidence.of(int(requests.users[0]), code), names=names, recommender=known.version, notes=lists.notes[0])
 
@@ -144,6 +147,13 @@ class RecommendationExplainer:
         is_logit, last = self.is_logit, self._sequences
         contrast = None if other is None else contrast_of(attributed(subject, rows, self.baseline, tolerance=self.tolerance), 0, 1, rows, is_logit=is_logit)
         return reasons_of(self._attributed(rows), 0, rows, is_logit=is_logit, last_entries=last, against=self.against), contrast
+
+    def _whole(self, requests: Requests, lists: Lists) -> Reasons | None:
+        items = lists.slates[0].items
+        if len(items) < LEAST_LIST:
+            return None
+        rows = pair_rows(self.recommender, requests, np.zeros(len(items), dtype=np.int64), items)
+        return whole_of(attributed(self.subject, rows, self.baseline, tolerance=self.tolerance), rows, is_logit=self.is_logit, against="mean")
 
     @property
     def is_logit(self) -> bool:

@@ -120,6 +120,7 @@ class Explanation:
         way: Its row of the trace: sources, ranking score, stages, by which step and why it is not shown.
         reasons: What carried its score; None where no model ranks.
         contrast: Why it is above `over`.
+        whole: What the whole list rests on: means over its items.
         counterfactual, evidence: See there.
         names: Item to a name for people, where one is known.
         recommender: Version of what made the list.
@@ -134,6 +135,7 @@ class Explanation:
     way: Mapping[str, Any] | None
     reasons: Reasons | None
     contrast: Reasons | None = None
+    whole: Reasons | None = None
     counterfactual: Counterfactual | None = None
     evidence: Evidence | None = None
     names: Mapping[Any, str] = field(default_factory=dict)

@@ -13,6 +13,9 @@ from recspect.diagnosis.subject import TorchSubject
 from recspect.explaining.explanation import Part, Reasons
 from recspect.explaining.pairs import entries_at, value_at
 
+VARIOUS = "..."
+"""Value of a field that differs from item to item."""
+
 DRAWS = 32
 """Values of like frequency that each value is compared with: with 8 the noise of the draws is as large as what they are better by (docs/explaining.md)."""
 
@@ -61,6 +64,17 @@ def contrast_of(found: Attribution, row: int, other: int, rows: Batch, *, is_log
         parts.append(Part(field=name, value=value, contribution=float(of[row] - of[other])))
     return Reasons(score=float(found.score[row] - found.score[other]), baseline=float(found.baseline[row] - found.baseline[other]), bound=_bound(found, row) + _bound(found, other),
                    parts=_ordered(parts), entries=(), is_logit=is_logit)
+
+
+def whole_of(found: Attribution, rows: Batch, *, is_logit: bool, against: str) -> Reasons:
+    """What a whole list rests on: mean contributions over its rows; values of fields that are the same in all of them are told."""
+    parts = []
+    for name, of in found.reliance.items():
+        values = [value_at(rows[name], row) for row in range(rows.rows)] if name in rows else [None]
+        same = all(value == values[0] for value in values)
+        parts.append(Part(field=name, value=values[0] if same else VARIOUS, contribution=float(of.mean())))
+    bounds = [_bound(found, row) for row in range(len(found.score))]
+    return Reasons(score=float(found.score.mean()), baseline=float(found.baseline.mean()), bound=float(np.mean(bounds)), parts=_ordered(parts), entries=(), is_logit=is_logit, against=against)
 
 
 def _bound(found: Attribution, row: int) -> float:

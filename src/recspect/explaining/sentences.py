@@ -28,7 +28,7 @@ def sentences_of(explanation: Explanation, language: str) -> tuple[str, ...]:
     if language not in TEMPLATES:
         raise UsageError(f"no language {language!r}", hint=f"choices: {listing(LANGUAGES)}")
     say = _Say(explanation, language)
-    return tuple(sentence for part in (_place, _way, _reasons, _contrast, _counterfactual, _evidence) for sentence in part(explanation, say))
+    return tuple(sentence for part in (_place, _way, _reasons, _contrast, _whole, _counterfactual, _evidence) for sentence in part(explanation, say))
 
 
 class _Say:
@@ -113,6 +113,12 @@ def _contrast(found: Explanation, say: _Say) -> Iterator[str]:
     values = {"item": say.item(found.item), "over": say.item(found.over), "difference": f"{abs(found.contrast.score):.3f}", "bound": f"{found.contrast.bound:.2g}"}
     yield say("above" if found.contrast.score > 0 else "not_above", **values)
     yield from _sides(found.contrast, say, "contrast_for", "contrast_against")
+
+
+def _whole(found: Explanation, say: _Say) -> Iterator[str]:
+    if found.whole is not None:
+        parts = [part for part in sorted(found.whole.parts, key=lambda part: -abs(part.contribution))[:MOST] if part.contribution]
+        yield say("whole", listed=f"{found.listed:,}", score=f"{found.whole.score:.3f}", parts=say.join([say.part(part, is_logit=found.whole.is_logit) for part in parts]))
 
 
 def _sides(reasons: Reasons, say: _Say, for_key: str, against_key: str) -> Iterator[str]:

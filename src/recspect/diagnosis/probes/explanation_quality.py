@@ -29,7 +29,13 @@ from recspect.diagnosis.explanation_columns import (
 )
 from recspect.diagnosis.lookups import undisturbed
 from recspect.diagnosis.probe import Probe
-from recspect.diagnosis.probes.attribution import expected_gradients, integrated_gradients, mean_baseline, zero_baseline
+from recspect.diagnosis.probes.attribution import (
+    Attribution,
+    expected_gradients,
+    integrated_gradients,
+    mean_baseline,
+    zero_baseline,
+)
 from recspect.diagnosis.probes.attribution.quadrature import path_rule
 from recspect.diagnosis.probes.explainers import (
     alike_explainer,
@@ -42,6 +48,7 @@ from recspect.diagnosis.probes.explainers import (
 )
 from recspect.diagnosis.probes.faithfulness import Explain, matrix, measured_alone, moved_fields, randomised
 from recspect.diagnosis.probes.field_points import FieldPoints
+from recspect.diagnosis.probes.list_entries import entry_falls
 from recspect.diagnosis.probes.swaps import Swaps
 from recspect.diagnosis.subject import TorchSubject
 from recspect.errors import SubjectError
@@ -65,7 +72,7 @@ class ExplanationQualityProbe(Probe):
 
     Measures, per explainer: `gap` (contributions less what they should add up to, logits), `infidelity` (squared logits), `deletion`, `insertion` (area, logits), `comprehensiveness@k`,
     `sufficiency@k` (logits), `claims` (share of the first three fields whose exchange moves the score the way that they say), `moved` and `length` (how far the explanation moves with the row,
-    and its length, logits), `randomised` and `baselines` (cosine with the explanation of a model with random weights, and with that from other rows as baselines), `measured` (cosine with
+    and its length, logits), `randomised` and `baselines` (cosine with the explanation of a model with random weights, and with that from other rows as baselines), `entries` (mean fall while entries of lists are dropped, logits), `measured` (cosine with
     what is measured), `needed`, `effective` (fields). Without explainer: `explained` (size of score - baseline), `score` (logits), `left_alone`, `left_pairs` (the score less what
     fields say one by one, and by two).
 
@@ -73,6 +80,7 @@ class ExplanationQualityProbe(Probe):
         subject: The model.
         pool: Rows whose mean is the baseline, and from which values are exchanged: training rows.
         explain: The explanation to be judged; default integrated gradients from the mean of the pool.
+        explain_entries: The explanation whose entries of lists are judged; default the same integrated gradients.
         others: More explainers by name, such as the true one of a world.
         steps: Points of the path of the default explanation.
         draws: Sets of fields for infidelity.
@@ -80,10 +88,11 @@ class ExplanationQualityProbe(Probe):
         seed: Of all draws.
     """
 
-    def __init__(self, subject: TorchSubject, *, pool: Batch, explain: Explain | None = None, others: Mapping[str, Explain] | None = None, steps: int = 8, draws: int = 32,
+    def __init__(self, subject: TorchSubject, *, pool: Batch, explain: Explain | None = None, explain_entries: Callable[[Batch], Attribution] | None = None, others: Mapping[str, Explain] | None = None, steps: int = 8, draws: int = 32,
                  donors: int = 1, seed: int = 0) -> None:
         self.subject, self.pool, self.steps, self.draws, self.donors, self.seed = subject, pool, steps, draws, donors, seed
         self.explain: Explain = explain or path_explainer(pool, steps=steps)
+        self.explain_entries = explain_entries or (lambda rows: integrated_gradients(subject, rows, baseline=mean_baseline(subject, pool), steps=steps))
         self.others = dict(others or {})
         self.names = (*EXPLAINERS, *self.others)
 
@@ -91,7 +100,8 @@ class ExplanationQualityProbe(Probe):
     def adds(self) -> tuple[str, ...]:
         depth = [f"{kind}@{k}" for kind in ("comprehensiveness", "sufficiency") for k in TOP]
         every = ("gap", "infidelity", "deletion", "insertion", *depth, "claims", "measured", "needed", "effective")
-        some = [("moved", OURS), ("moved", RANDOM), ("length", OURS), ("length", RANDOM), ("randomised", OURS), ("randomised", CONSTANT), ("baselines", OURS), ("baselines", RANDOM)]
+        some = [("moved", OURS), ("moved", RANDOM), ("length", OURS), ("length", RANDOM), ("randomised", OURS), ("randomised", CONSTANT), ("baselines", OURS), ("baselines", RANDOM),
+                *(("entries", name) for name in (OURS, MEASURED, RANDOM, CONSTANT))]
         alone = ("explained", "score", "left_alone", "left_pairs")
         return (*(name_of(measure, name) for measure in every for name in self.names), *(name_of(measure, name) for measure, name in some), *map(name_of, alone))
 
@@ -114,7 +124,7 @@ class ExplanationQualityProbe(Probe):
             columns[name_of("needed", name)], columns[name_of("effective", name)] = fields_needed(found), effective_fields(found)
             columns[name_of("measured", name)] = cosine(found, explained[MEASURED])
         parts: Sequence[Callable[[], dict[str, Floats]]] = (
-            lambda: self._swapped(batch, explained, score), lambda: self._moved(batch, ours), lambda: self._redrawn(batch, ours, explained[CONSTANT]), lambda: self._elsewhere(batch, ours, explained[RANDOM]))
+            lambda: self._swapped(batch, explained, score), lambda: self._moved(batch, ours), lambda: self._redrawn(batch, ours, explained[CONSTANT]), lambda: self._elsewhere(batch, ours, explained[RANDOM]), lambda: self._entries(batch))
         for part in parts:
             try:
                 columns |= part()
@@ -184,6 +194,11 @@ class ExplanationQualityProbe(Probe):
             found = integrated_gradients(self.subject, batch, baseline=zero_baseline(self.subject.sites(batch)), tolerance=0.05)
         other = matrix(found, fields)
         return {name_of("baselines", OURS): cosine(ours, other), name_of("baselines", RANDOM): cosine(drawn, other)}
+
+    def _entries(self, batch: Batch) -> dict[str, Floats]:
+        """Entries of lists dropped."""
+        found = entry_falls(self.subject, batch, self.explain_entries, seed=self.seed)
+        return {name_of("entries", name): values for name, values in found.items()}
 
 
 # ---------------------------------------------------------------------- curves

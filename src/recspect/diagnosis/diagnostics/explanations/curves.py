@@ -37,7 +37,7 @@ class Area:
     Args:
         code: Of the finding.
         measure: Column of the area; high is good.
-        at: Column of what is told after 1, 2 and 5 fields.
+        at: Column of what is told after 1, 2 and 5 fields; empty for none.
         title: The question of the picture.
         done: What is done to rows, in words.
         seen: What is seen then.
@@ -61,7 +61,7 @@ def area_needs(scope: Scope, area: Area) -> Needs:
         Unavailable: No explanations.
     """
     require_explained(scope, area.measure)
-    measures = (area.measure, *(f"{area.at}@{k}" for k in TOP))
+    measures = (area.measure, *(f"{area.at}@{k}" for k in TOP if area.at))
     return Needs.of(target=[stat_of(scope, measure, name) for measure in measures for name in explainers(scope, measure)])
 
 
@@ -81,7 +81,7 @@ def judged_area(target: Tally, scope: Scope, area: Area) -> Iterable[Finding]:
     require_telling(list(gains.values()), area.code.split(".")[1])
     share = combined(target, scope, [(area.measure, OURS), (area.measure, RANDOM), (area.measure, MEASURED)], lambda m: ratio(m[0] - m[1], m[2] - m[1]), unit="share of the gain of what is measured")
     verdict = verdict_below(share, fail=FAIL_SHARE, warn=WARN_SHARE) if gains[MEASURED][0].surely_above(0.0) else Verdict.PASS
-    evidence: tuple[Evidence, ...] = (*compared(found, title=area.title, unit=f"{area.seen} ({unit})", better="more"), *_table(target, scope, area, tuple(found)))
+    evidence: tuple[Evidence, ...] = (*compared(found, title=area.title, unit=f"{area.seen} ({unit})", better="more"), *(_table(target, scope, area, tuple(found)) if area.at else ()))
     yield Finding(
         code=area.code, verdict=verdict, estimate=share, limit=FAIL_SHARE if verdict is Verdict.FAIL else WARN_SHARE, neutral=1.0, evidence=evidence, sources=area.sources,
         claim=f"{area.done}, {area.seen} is {between(found[OURS])} logits, {number(found[RANDOM].value)} in random order: {between(gains[OURS][0])} more, which is {percent(share.value)} of what an "
