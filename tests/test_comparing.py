@@ -196,8 +196,13 @@ def test_two_runs_are_compared_with_the_roles_of_their_fields(tmp_path):
     reference = {"kind": "file", "path": str(path)}
     for name, schema in (("whole", whole), ("blind", blind)):
         train(read(path), schema, TrainingConfig(model=ModelConfig(name="mlp"), maximum_epochs=1), tmp_path / name, reference=reference)
-    again = TrainingConfig(model=ModelConfig(name="mlp"), maximum_epochs=1, seed=1)
+    again = TrainingConfig(model=ModelConfig(name="linear"), maximum_epochs=1)
     train(read(path), whole, again, tmp_path / "again", reference=reference)
+    train(read(path), whole, TrainingConfig(model=ModelConfig(name="mlp"), maximum_epochs=1, seed=1), tmp_path / "other rows", reference=reference)
+    found = compare_runs(tmp_path / "whole", tmp_path / "again")  # the same data and split: their own held-out rows
+    assert found.figures[0].gain.n == found.report.provenance["rows"]["test"] < 5000
+    with pytest.raises(UsageError, match="other data"):
+        compare_runs(tmp_path / "whole", tmp_path / "other rows")  # drawn by another seed: some were trained on
     found = compare_runs(tmp_path / "whole", tmp_path / "again", data=str(path))
     assert {role.field for role in found.roles} == {"user", "item", "country", "device"}
     assert sum(role.candidate.value for role in found.roles) == pytest.approx(1)

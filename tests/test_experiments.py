@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.finding import Report, Verdict
 from recspect.diagnosis.stats.gram import Gram, GramSummary
-from recspect.errors import DataError, RecspectError, Unavailable, UsageError
+from recspect.errors import DataError, Unavailable, UsageError
 from recspect.experimenting.analysing import CODES, analyse
 from recspect.experimenting.arms import read_aggregated, read_arms
 from recspect.experimenting.commands import experiment_app
@@ -335,7 +335,7 @@ def test_mistakes_are_told():
     table = people(16, users=300)
     with pytest.raises(DataError, match="lacks the column"):
         read_arms(table, arm="variant", metrics=METRICS)
-    with pytest.raises(RecspectError):
+    with pytest.raises(DataError, match="expected numbers"):
         read_arms(table, arm="arm", metrics=(Metric(name="x", numerator="country"),))
     with pytest.raises(UsageError, match="no arm 'b'"):
         analyse(read_arms(table, arm="arm", metrics=METRICS), METRICS, control="b")

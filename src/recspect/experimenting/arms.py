@@ -76,7 +76,7 @@ class Arms:
 def read_arms(data: Any, *, arm: str, user: str = "", metrics: Sequence[Metric], slices: Sequence[str] = (), look: str = "", winsorise: float = 1.0) -> Arms:
     """Add up rows of users, or of events, per arm.
 
-    Rows of one user are added up first (covariates, which say the same on each row, are averaged), so that users are what is counted. A user's slice is the smallest of the values
+    Rows of one user are added up first (covariates, which say the same on each row, are averaged), so that users are what is counted. Missing values count as 0: nothing happened. A user's slice is the smallest of the values
     that its rows have, its look the earliest.
 
     Args:
@@ -98,6 +98,9 @@ def read_arms(data: Any, *, arm: str, user: str = "", metrics: Sequence[Metric],
     columns = tuple(dict.fromkeys(column for metric in metrics for column in metric.columns))
     require_columns(source, [arm, *([user] if user else []), *columns, *slices, *([look] if look else [])])
     covariates = {column for metric in metrics for column in (metric.covariate, metric.covariate_denominator) if column}
+    first = next(source.batches(columns, rows=1))
+    for column in columns:
+        first.numbers(column)  # an error that names the column, before a query fails with less
     users = read(source, sql=_per_user(arm, user, columns, covariates, slices, look), name=source.name)
     crossed = _count(read(source, sql=_crossed(arm, user))) if user else 0
     caps = _caps(users, columns, winsorise)

@@ -199,7 +199,7 @@ def sentence(one: Reading) -> str:
     which = "less is better" if one.metric.lower_is_better else ""
     notes = "; ".join(filter(None, (f"{percent(one.estimate.level, 1)} interval", which)))
     if one.metric.guardrail and not one.relative:
-        return f"guardrail {one.metric.name} cannot be judged: control is about 0, so a relative margin means nothing ({one.text}; {one.estimate.basis})"
+        return f"guardrail {one.metric.name} cannot be judged: an arm is not surely above 0, so a relative margin means nothing ({one.text}; {one.estimate.basis})"
     return f"{'guardrail ' if one.metric.guardrail else ''}{one.metric.name} is {one.state}: {one.text}{held} ({notes}; {one.estimate.basis})"
 
 
