@@ -334,3 +334,24 @@ def test_fields_of_derived_columns_are_encoded_alike_offline_and_online():
     assert set(offline) == set(online)
     for name, tensor in offline.items():
         assert tensor.equal(online[name]), name
+
+
+def test_no_scan_waits_while_the_columns_are_computed():
+    """A scan of a file that waits reads ahead: the table would lie in memory."""
+    rows = log(200)
+
+    class Scans:
+        now = most = 0
+
+        def __iter__(self):
+            self.now += 1
+            self.most = max(self.most, self.now)
+            try:
+                for start in range(0, 200, 50):
+                    yield {name: values[start:start + 50] for name, values in rows.items()}
+            finally:
+                self.now -= 1
+
+    scans = Scans()
+    assert sum(batch.rows for batch in derive(read(scans), SCHEMA).batches()) == 200
+    assert scans.most == 1

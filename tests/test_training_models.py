@@ -228,3 +228,32 @@ def test_a_schema_says_what_a_field_shares_and_what_a_label_comes_after():
         Field(name="history", kind="sequence", shares="item", hash_buckets=10)
     with pytest.raises(SchemaError, match="graded"):
         Label(name="stars", kind="graded", after="click")
+
+
+def test_a_rare_label_weighs_as_much_as_a_frequent_one():
+    """The sum of losses at the start: each label's constant guess costs as much as the first one's."""
+    from recspect.features.labels import encode_label
+    from recspect.models import ModelConfig
+    from recspect.training.config import TrainingConfig
+    from recspect.training.loop import _with_output
+    from recspect.training.supply import Supply
+
+    draw = np.random.default_rng(0)
+    rows = {"user": draw.integers(0, 9, 4000), "often": draw.random(4000) < .4, "rare": draw.random(4000) < .01, "stars": draw.integers(1, 6, 4000)}
+    schema = Schema(labels=[Label(name="often"), Label(name="rare"), Label(name="stars", kind="graded")], fields=[Field(name="user")])
+    config = TrainingConfig(model=ModelConfig(name="mmoe"), labels=("often", "rare", "stars"), label_weights="entropy")
+    batch = Batch.from_arrow(pa.table(rows))
+    supply = Supply.of(batch, schema, config)
+    tasks = _with_output(config, schema, supply.labels).tasks
+    guess = []
+    for task in tasks[:2]:
+        rate = supply.labels[task.label].mean
+        values = encode_label(next(label for label in schema.labels if label.name == task.label), Tables.cut(batch, schema, config).train)
+        guess.append(task.weight * -np.mean(np.where(values == 1, np.log(rate), np.log(1 - rate))))
+    assert guess[0] == pytest.approx(guess[1])
+    assert tasks[0].weight == 1
+    assert tasks[1].weight > 5
+    assert tasks[2].weight == pytest.approx(guess[0])  # squared error in deviations of a guess of the mean is 1
+    assert [task.weight for task in _with_output(replace(config, label_weights="equal"), schema, supply.labels).tasks] == [1, 1, 1]
+    assert [task.weight for task in _with_output(replace(config, label_weights="equal", other_labels=0.2), schema, supply.labels).tasks] == [1, 0.2, 0.2]
+    assert TrainingConfig.from_mapping(config.to_mapping(), config.model) == config

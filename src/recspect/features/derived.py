@@ -32,7 +32,7 @@ from recspect.features.row_values import with_row_columns
 from recspect.schema import Schema
 from recspect.schema_derived import DerivedKind
 
-MEMORY = 128 * 2**20
+MEMORY = 64 * 2**20
 """Bytes of rows that are brought together at once; a single key with more rows takes more."""
 
 FILES = 128
@@ -152,6 +152,8 @@ class DerivedSource(Source):
         return self.base.count()
 
     def _in_order(self, wanted: Sequence[str], rows: int) -> Iterator[Batch]:
+        if any(not column.of_the_row and column.name in wanted for column in self.schema.derived):
+            self._shared.store()  # before the scan begins: one that waits reads ahead, up to a GiB of the table
         first = 0
         for batch in self.base.batches(self.reads(wanted), rows=rows):
             yield self.completed(batch, first, wanted)

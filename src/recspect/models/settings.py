@@ -109,6 +109,7 @@ class Task:
         output: `logit` for a binary label, `value` for a graded one.
         mean, scale: The output is `mean + scale * raw`, as in `ModelConfig`.
         after: The label without which it never happens; empty for none.
+        weight: Of its loss in the sum that is learned from.
     """
 
     label: str
@@ -116,6 +117,7 @@ class Task:
     mean: float = 0.0
     scale: float = 1.0
     after: str = ""
+    weight: float = 1.0
 
 
 OwnSettings = CrossSettings | DotSettings | AttentionSettings | MixtureSettings | ExtractionSettings

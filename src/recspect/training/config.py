@@ -17,6 +17,10 @@ class TrainingConfig:
     Args:
         model: Which model, and its size.
         labels: Labels that one model is to predict together (`mmoe`, `ple`); the run is selected and judged by the first. Empty: the schema's first label alone.
+        label_weights: Of the losses of several labels in their sum: `equal`, or `entropy`: each loss is divided by that of a constant guess
+            (the entropy of the label's training rate; 1 for a graded label), so that a rare label weighs as much as a frequent one.
+            The first label keeps the weight 1.
+        other_labels: Weight of all labels but the first, times that of `label_weights`; below 1 where they are there to help the first.
         maximum_epochs: Passes over the training rows at most.
         patience_epochs: Stop after so many epochs in a row without a better validation value.
         select_by: What the best epoch is chosen by: `auc` (binary labels only) or `loss`; by default AUC for binary and
@@ -48,6 +52,8 @@ class TrainingConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     labels: tuple[str, ...] = ()
+    label_weights: Literal["equal", "entropy"] = "equal"
+    other_labels: float = 1.0
     maximum_epochs: int = 20
     patience_epochs: int = 2
     select_by: Literal["auc", "loss"] | None = None
@@ -80,7 +86,7 @@ class TrainingConfig:
             if getattr(self, name) < least:
                 raise UsageError(f"training settings: {name} is {getattr(self, name)}, expected {least} or more",
                                  hint=f"use {least} or more")
-        for name in ("learning_rate", "table_learning_rate"):
+        for name in ("learning_rate", "table_learning_rate", "other_labels"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"training settings: {name} is {getattr(self, name)}, expected more than 0")
         for name in ("dense_l2", "embedding_l2"):
@@ -97,7 +103,7 @@ class TrainingConfig:
                              hint="0.003 to 0.03 are usual")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise UsageError(f"training settings: clip_norm is {self.clip_norm}, expected more than 0 or None")
-        for name, choices in (("select_by", (None, "auc", "loss")), ("split", ("auto", "time", "random", "file")),
+        for name, choices in (("label_weights", ("equal", "entropy")), ("select_by", (None, "auc", "loss")), ("split", ("auto", "time", "random", "file")),
                               ("table_optimiser", ("rowwise_adagrad", "sparse_adam")),
                               ("precision", ("32-true", "bf16-mixed"))):
             if getattr(self, name) not in choices:
@@ -115,7 +121,7 @@ class TrainingConfig:
         content = asdict(self)
         del content["model"]
         if not self.labels:
-            del content["labels"]  # as before there were several
+            del content["labels"], content["label_weights"], content["other_labels"]  # as before there were several
         if not self.buffer_bytes:
             del content["buffer_bytes"], content["readers"]  # as before there were streams
         return content

@@ -113,7 +113,7 @@ def order_of_rows(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
 def row_losses(output: Tensor, target: Tensor, model: ModelConfig) -> Tensor:
     """Per row, (B,): cross-entropy in nats, or squared error in deviations of the label; per row and label, (B, T), of a model of several."""
     if model.tasks:
-        return torch.stack([row_losses(output[:, k], target[:, k], replace(model, tasks=(), output=task.output, output_mean=task.mean, output_scale=task.scale))
+        return torch.stack([row_losses(output[:, k], target[:, k], replace(model, tasks=(), output=task.output, output_mean=task.mean, output_scale=task.scale)) * task.weight
                             for k, task in enumerate(model.tasks)], dim=1)
     if model.output == "logit":
         return functional.binary_cross_entropy_with_logits(output, target, reduction="none")

@@ -107,7 +107,7 @@ def train(
     if config.buffer_bytes and config.readers == 1:
         config = replace(config, readers=ranks.world)
     supply = Supply.of(data, schema, config)
-    config = replace(config, model=_with_output(config.model, schema, supply.labels))
+    config = replace(config, model=_with_output(config, schema, supply.labels))
     require_buildable(config.model, supply.transform.sizes)  # what cannot be built is told before a folder is made
     folder = Path(run_dir) if run_dir is not None else new_folder("runs", name or schema.name or "run")
     record: Any = None
@@ -263,16 +263,18 @@ def _in_order(schema: Schema, config: TrainingConfig) -> Schema:
     return schema
 
 
-def _with_output(model: ModelConfig, schema: Schema, figures: Mapping[str, LabelFigures]) -> ModelConfig:
+def _with_output(config: TrainingConfig, schema: Schema, figures: Mapping[str, LabelFigures]) -> ModelConfig:
     labels = {label.name: label for label in schema.labels}
-    tasks = tuple(_task(labels[name], found) for name, found in figures.items())
-    return replace(model, output=tasks[0].output, output_mean=tasks[0].mean, output_scale=tasks[0].scale, tasks=tasks if len(tasks) > 1 else ())
+    guesses = [found.entropy if labels[name].kind == "binary" else 1.0 for name, found in figures.items()]
+    weights = [(guesses[0] / guess if config.label_weights == "entropy" else 1.0) * (config.other_labels if place else 1.0) for place, guess in enumerate(guesses)]
+    tasks = tuple(_task(labels[name], found, weight) for (name, found), weight in zip(figures.items(), weights, strict=True))
+    return replace(config.model, output=tasks[0].output, output_mean=tasks[0].mean, output_scale=tasks[0].scale, tasks=tasks if len(tasks) > 1 else ())
 
 
-def _task(label: Label, found: LabelFigures) -> Task:
+def _task(label: Label, found: LabelFigures, weight: float) -> Task:
     if label.kind == "binary":
-        return Task(label=label.name, after=label.after or "")
-    return Task(label=label.name, output="value", mean=found.mean, scale=found.deviation)
+        return Task(label=label.name, after=label.after or "", weight=weight)
+    return Task(label=label.name, output="value", mean=found.mean, scale=found.deviation, weight=weight)
 
 
 def _start_at_base_rate(model: nn.Module, figures: Mapping[str, LabelFigures]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,11 @@ class LabelFigures:
     mean: float
     deviation: float
     given: float
+
+    @property
+    def entropy(self) -> float:
+        """Of a binary label with this mean, in nats: the loss of guessing its rate, which lies between 0 and 1."""
+        return -self.mean * math.log(self.mean) - (1 - self.mean) * math.log(1 - self.mean)
 
 
 @dataclass(frozen=True)
