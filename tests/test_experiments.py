@@ -252,6 +252,18 @@ def test_several_arms_share_alpha():
     assert {round(reading.estimate.level, 6) for reading in found.readings} == {0.975}
 
 
+def test_the_best_of_several_arms_that_ship_is_named_with_its_lead():
+    rng = np.random.default_rng(23)
+    arm = rng.choice(["control", "b", "c", "d"], 40_000)
+    lift = np.select([arm == "b", arm == "c", arm == "d"], [0.1, 0.3, 0.0], 0.0)
+    table = {"user": np.arange(40_000), "arm": arm, "x": rng.normal(10 + lift, 1)}
+    found = analysed(table, (Metric(name="x", numerator="x"),))
+    by_arm = {decision.arm: decision for decision in found.decisions}
+    assert {name for name, decision in by_arm.items() if decision.action is Action.SHIP} == {"b", "c"}
+    assert "of 2 arms that ship it gains most on x, surely ahead of b" in by_arm["c"].reasons[-1]
+    assert not any("gains most" in reason for name in ("b", "d") for reason in by_arm[name].reasons)
+
+
 def test_the_report_goes_through_its_format():
     found = analysed(people(13), slices=["country"], look="day", rule=Rule(sequential=True))
     assert {finding.code for finding in found.report.findings} == set(CODES)

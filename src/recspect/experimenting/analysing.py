@@ -99,12 +99,28 @@ def analyse(arms: Arms, metrics: Sequence[Metric], *, control: str = "", rule: R
         read += own
         decisions.append(decide(own, rule))
         findings += [f for column in dict.fromkeys(name for name, _ in arms.slices) for f in _slices(arms, column, control, arm, metrics)]
+    decisions = _best_of(decisions, read, arms, metrics, rule)
     rates = dict(zip([(one.arm, one.metric.name) for one in read], adjusted([one.p for one in read]), strict=True))
     findings += [_metric(one, rates[one.arm, one.metric.name], rule) for one in read]
     findings += [_decision(decision, rule, "" if broken else told(arms, metrics, control, decision, rule)) for decision in decisions]
     overview = (*_overview(read, rates, rule), *(curve for arm in treatments if not broken for curve in course(arms, metrics, control, arm, rule)))
     return Analysis(report=Report(findings=tuple(findings), overview=overview, title=title or "experiment", provenance=dict(provenance or {})), decisions=tuple(decisions),
                     readings=tuple(read))
+
+
+def _best_of(decisions: Sequence[Decision], read: Sequence[Reading], arms: Arms, metrics: Sequence[Metric], rule: Rule) -> list[Decision]:
+    """Where several treatments ship: the one that gains most on the first success metric says so, and by how much it is ahead of the next."""
+    first = next((metric for metric in metrics if not metric.guardrail), None)
+    shipped = {decision.arm for decision in decisions if decision.action is Action.SHIP}
+    if first is None or len(shipped) < 2:
+        return list(decisions)
+    ranked = sorted((one for one in read if one.arm in shipped and one.metric.name == first.name), key=lambda one: -one.metric.sign * one.estimate.value)
+    best, second = ranked[0].arm, ranked[1].arm
+    found = effects(arms.moments[second], arms.moments[best], arms.columns, [first], pooled=arms.total, joint=arms.joint)
+    (ahead,) = readings(found, best, rule, of=arms.of)
+    surely = "surely ahead of" if ahead.state is State.BETTER else "not surely ahead of"
+    told_ = f"of {len(shipped)} arms that ship it gains most on {first.name}, {surely} {second}: {ahead.text} ({percent(ahead.estimate.level, 1)} interval; {ahead.estimate.basis})"
+    return [Decision(arm=one.arm, action=one.action, reasons=(*one.reasons, told_)) if one.arm == best else one for one in decisions]
 
 
 def _code(metric: Metric) -> str:
