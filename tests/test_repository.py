@@ -52,6 +52,7 @@ PUBLIC_NAMES = frozenset()
 EVIDENCE = frozenset({"curve", "bars", "heat_map", "distribution_pair", "scatter", "ranked_table", "reasons", "stage_graph"})
 
 CODES = frozenset({
+    "cost.model",
     "data.change_point", "data.drift", "data.joint_drift", "data.label_maturity", "data.missing_values", "data.negative_volume", "data.replay", "data.sample_ratio",
     "data.split_overlap", "data.target_leak", "data.time_leak",
     "embeddings.collapse", "embeddings.heavy_tail", "embeddings.untrained_rows",

@@ -27,6 +27,8 @@ Columns that probes add and that stats may ask for (all begin with '@'):
                                 sigmoid or tanh was given, a matrix
     @row:f                      table row(s) that field f reads
     @embedding:f @uses:f        one row per table row: its vector, and how often training read it
+    @part @part:bytes ...       one row per table or module: what it holds, computes and looks up for a row, how often training read its rows
+    @cost:operations_both_ways @cost:run @cost:seconds     what a row takes forward and backward; timed runs of 1,000 rows
     @weights:l                  one row for each entry of the longer side of the weight matrix of layer l
     @step @epoch @series @place @value     training internals (read with the stat `Series`)
     @list:user @list:item @list:rank @list:score @list:popularity @list:group @list:profile_popularity     recommended lists

@@ -227,7 +227,7 @@ def _look_inside(subject: TorchSubject, trained: TorchSubject, schema: Schema, h
                  sample_rows: int, path_steps: int, say: Say) -> tuple[tuple[str, ...], tuple[str, ...]]:
     from recspect.diagnosis.probes.attribution import AttributionProbe, mean_baseline
     from recspect.diagnosis.probes.internals import InternalsProbe, RowProbe
-    from recspect.examining.embedding_tables import table_rows
+    from recspect.examining.embedding_tables import table_rows, table_uses, uses_by_table
     from recspect.examining.weight_matrices import weight_matrices
 
     label = "@label" if schema.labels else None
@@ -245,14 +245,31 @@ def _look_inside(subject: TorchSubject, trained: TorchSubject, schema: Schema, h
         sample = read(sample_of(batch, sample_rows), name=f"a sample of the {name} rows")
         views.append(View.over(sample, [*own, attribution, internals], rows=8192))
         views.append(View.over(read(batch, name=f"the table rows that {name} rows read"), [*own, reader], rows=16_384))
+    by_table: Mapping[str, Any] = {}
     if train is not None:
         say("reading embedding tables")
-        for name, table in table_rows(subject, read_in_training, train).items():
+        uses = table_uses(subject, read_in_training, train)
+        by_table = uses_by_table(read_in_training, uses)
+        for name, table in table_rows(subject, read_in_training, uses).items():
             view = View.over(read(table, name=f"the embedding table of {name}"))
             side.views.append(view)
             other.views.append(view)
     side.views += [View.over(read(matrix, name=f"the weights of {name}")) for name, matrix in weight_matrices(subject).items()]
+    _count_costs(subject, held_out, by_table, side, say)
     return layers, tuple(rows.tables())
+
+
+def _count_costs(subject: TorchSubject, held_out: Batch, uses: Mapping[str, Any], side: Side, say: Say) -> None:
+    """Views of the parts of the model and of what a row takes; `uses` says how often training read the rows of a table."""
+    from recspect.examining.costs import costs_of
+
+    say("counting what the model takes")
+    try:
+        found = costs_of(subject, held_out, uses)
+    except SubjectError as reason:
+        say(f"counting what the model takes is left out: {reason}")
+        return
+    side.views += [View.over(read(costs, name=f"what the model takes, {name}")) for name, costs in found.items()]
 
 
 def _watch_flows(subject: TorchSubject, epochs: Mapping[int, TorchSubject], schema: Schema, held_out: Batch, train: Batch | None, side: Side,

@@ -133,6 +133,19 @@ class RowProbe(Probe):
         """Field to the name of its widest table."""
         return {field: table for field, (_, table) in self._chosen().items()}
 
+    def whole_tables(self) -> dict[str, tuple[str, ...]]:
+        """Tables of which every read is in the added columns, to the fields that read them: none that a field reads twice, or beside a wider one."""
+        chosen = self._chosen()
+        found: dict[str, tuple[str, ...]] = {}
+        partly = set()
+        for site in self.subject.sites().lookups:
+            fields = tuple(part.field for part in site.parts)
+            if fields and all(chosen.get(field) == (site.position, site.table) for field in fields):
+                found[site.table] = (*found.get(site.table, ()), *fields)
+            else:
+                partly.add(site.table)
+        return {table: fields for table, fields in found.items() if table not in partly}
+
     def _chosen(self) -> dict[str, tuple[int, str]]:
         chosen: dict[str, tuple[int, str]] = {}
         parameters = dict(self.subject.model.named_parameters(remove_duplicate=False))

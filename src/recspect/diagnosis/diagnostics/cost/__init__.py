@@ -1,0 +1,1 @@
+"""What the model takes to run and to train."""
