@@ -17,6 +17,8 @@ MOST = 3
 LEAST_SHARE = 0.05
 """Of the largest contribution: what is smaller is not told."""
 NAME_LENGTH = 80
+LARGEST_WHOLE = 1e15
+"""Whole numbers beyond this are written with an exponent."""
 
 
 def sentences_of(explanation: Explanation, language: str) -> tuple[str, ...]:
@@ -47,7 +49,7 @@ class _Say:
         if value is None:
             return self("nothing")
         if isinstance(value, float):
-            return f"{value:,.4g}"
+            return str(int(value)) if value.is_integer() and abs(value) < LARGEST_WHOLE else f"{value:.4g}"
         return self.templates["quoted"].format(clean(value, limit=NAME_LENGTH))
 
     def item(self, value: Any) -> str:
