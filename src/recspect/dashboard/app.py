@@ -8,7 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from threading import Event
 from typing import Annotated, Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from recspect.dashboard.explain_pages import explain_pages
-from recspect.dashboard.feedback import Said, add_feedback
+from recspect.dashboard.feedback import LONGEST_NOTE, Said, add_feedback
 from recspect.dashboard.guard import COOKIE, HEADERS, Guard
 from recspect.dashboard.pages import Pages, entry_of, own_file
 from recspect.dashboard.shelf import Entry, stamp
@@ -196,6 +196,20 @@ def _runs(app: FastAPI, views: Views, pages: Pages, live_seconds: float) -> None
         line = next(line for line in shown["lines"] if line.code == clean(code, limit=80) and line.place == clean(place, limit=120))
         return pages.show(request, "said.html.j2", entry=entry, line=line)
 
+    @app.post("/runs/{name}/proposal")
+    async def decide(request: Request, name: str) -> Response:
+        return await asyncio.to_thread(_decided, name, await _form(request))
+
+    def _decided(name: str, form: Mapping[str, str]) -> Response:
+        entry = entry_of(views, name)
+        number, decision = form.get("number", ""), form.get("decision", "")
+        if entry.kind != "metrics":
+            raise HTTPException(404, f"{entry.name} is no adaptive metric")
+        if not number.isdecimal() or decision not in ("adopt", "reject"):
+            raise HTTPException(422, "a decision names a proposal by its number, and says adopt or reject")
+        views.decide(entry, int(number), adopt=decision == "adopt", why=form.get("why", "")[:LONGEST_NOTE])
+        return RedirectResponse(f"/runs/{quote(name, safe='')}/metrics", 303)
+
     @app.get("/runs/{name}/{page}.json")
     def page_json(name: str, page: str) -> dict[str, Any]:
         entry = entry_of(views, name)
@@ -218,10 +232,10 @@ def _runs(app: FastAPI, views: Views, pages: Pages, live_seconds: float) -> None
             return pages.show(request, "provenance.html.j2", entry=entry, page=page, **views.summary(entry))
         drawings = Drawings(stills=False)
         shown = views.stage(entry, page, drawings)
-        if shown is None and (page != "training" or entry.kind == "findings"):
+        if shown is None and (page != "training" or entry.kind not in ("run", "observed")):
             raise HTTPException(404, f"{entry.name} has nothing about {page[:60]}")
-        return pages.show(request, "training.html.j2" if page == "training" and entry.kind != "findings" else "stage.html.j2", entry=entry, page=page,
-                          **(shown or {"told": [], "passed": [], "unanswered": [], "chapters": [], "report": None, "causes": []}), drawing=drawings.block())
+        return pages.show(request, "training.html.j2" if page == "training" and entry.kind in ("run", "observed") else "stage.html.j2", entry=entry, page=page,
+                          **(shown or {"told": [], "passed": [], "unanswered": [], "chapters": [], "report": None, "causes": [], "proposals": []}), drawing=drawings.block())
 
     @app.get("/runs/{name}")
     def summary(request: Request, name: str) -> Response:
@@ -237,7 +251,7 @@ async def _form(request: Request) -> dict[str, str]:
 
 def _watched(views: Views, name: str) -> Entry:
     entry = entry_of(views, name)
-    if entry.kind == "findings":
+    if entry.kind not in ("run", "observed"):
         raise HTTPException(404, f"{entry.name} is no training")
     return entry
 

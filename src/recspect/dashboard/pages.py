@@ -57,7 +57,7 @@ class Pages:
         except RecspectError:
             report = None
         found = stages(report) if report is not None else []
-        if entry.kind != "findings" and "training" not in found:
+        if entry.kind in ("run", "observed") and "training" not in found:
             found.append("training")
         return [("", "Summary", report.verdict.value if report is not None else ""), *((stage, TITLES.get(stage, stage[:1].upper() + stage[1:]), worst(report, stage) if report else "")
                 for stage in found), *([("explain", "Why", "")] if entry.kind == "run" and entry.epochs else []), ("findings", "All findings", ""), ("provenance", "Provenance", "")]

@@ -20,12 +20,12 @@ HEAD = 4096
 KEPT_REPORTS = 16
 """Reports that are held in memory; each takes a few megabytes."""
 
-Kind = Literal["run", "observed", "findings"]
+Kind = Literal["run", "observed", "metrics", "findings"]
 Stamp = tuple[int, int]
 """Time and size of a file."""
 
 _VERDICT = re.compile(r'"verdict": "(FAIL|WARN|UNKNOWN|PASS)",\s*"counts": (\{[^{}]*\})')
-_MARKS: tuple[tuple[str, Kind], ...] = (("run.json", "run"), ("observed.json", "observed"), ("findings.json", "findings"))
+_MARKS: tuple[tuple[str, Kind], ...] = (("run.json", "run"), ("observed.json", "observed"), ("metrics.json", "metrics"), ("findings.json", "findings"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Entry:
     Args:
         name: Its address: the name of its folder or file.
         path: Folder, or the findings file itself.
-        kind: A training of ours, one that an observer watched, or findings alone.
+        kind: A training of ours, one that an observer watched, the folder of an adaptive metric, or findings alone.
         created: ISO 8601, empty where unknown.
         status: `running`, `finished`, `interrupted`, or empty.
         model, data, label: In words, empty where unknown.
@@ -68,8 +68,10 @@ class Entry:
 
     @property
     def findings_path(self) -> Path:
-        """Where its findings lie, whether they are there or not."""
-        return self.path / "findings.json" if self.path.is_dir() else self.path
+        """Where its findings lie, or what they are made of, whether that is there or not."""
+        if not self.path.is_dir():
+            return self.path
+        return self.path / ("metrics.json" if self.kind == "metrics" else "findings.json")
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain data."""
@@ -132,7 +134,7 @@ class Shelf:
             if held is not None and held[0] == now:
                 self._reports.move_to_end(entry.name)
                 return held[1]
-        report = Report.read(path)
+        report = _of_metrics(entry.path) if entry.kind == "metrics" else Report.read(path)
         with self._lock:
             self._reports[entry.name] = (now, report)
             while len(self._reports) > KEPT_REPORTS:
@@ -171,6 +173,10 @@ def _files(path: Path, kind: Kind) -> tuple[Path, ...]:
 
 def _read(name: str, path: Path, kind: Kind) -> Entry:
     try:
+        if kind == "metrics":
+            report = _of_metrics(path)
+            counts = dict(report.to_mapping()["counts"])
+            return Entry(name=name, path=path, kind=kind, created=_text(report.provenance.get("adopted")), model=report.title, verdict=report.verdict.value, counts=counts)
         known = {"run": _of_run, "observed": _of_observed, "findings": lambda _: {}}[kind](path)
         verdict, counts = _verdict(path / "findings.json" if path.is_dir() else path)
         return Entry(name=name, path=path, kind=kind, verdict=verdict, counts=counts, **known)
@@ -194,6 +200,13 @@ def _of_run(folder: Path) -> dict[str, Any]:
 def _of_observed(folder: Path) -> dict[str, Any]:
     record = _json(folder / "observed.json")
     return {"created": _text(record.get("created")), "status": _text(record.get("status")), "model": _text(record.get("model"))}
+
+
+def _of_metrics(folder: Path) -> Report:
+    from recspect.adapting.history import History
+    from recspect.adapting.picture import picture
+
+    return picture(History.read(folder))
 
 
 def _verdict(path: Path) -> tuple[str, dict[str, int]]:

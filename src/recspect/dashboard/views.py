@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 from urllib.parse import quote
 
@@ -62,6 +63,7 @@ class Views:
 
     def __init__(self, shelf: Shelf, *, smallest: int = SMALLEST, explainers: Explainers | None = None) -> None:
         self.shelf, self.smallest, self.explainers = shelf, smallest, explainers or Explainers()
+        self._deciding = Lock()
         self._live: dict[str, tuple[Any, tuple[Finding, ...]]] = {}
 
     def report(self, entry: Entry) -> Report | None:
@@ -95,7 +97,26 @@ class Views:
         report = self.report(entry)
         if report is None or stage not in stages(report):
             return None
-        return content(part(report, stage), drawings) | {"report": report, "stage": stage}
+        return content(part(report, stage), drawings) | {"report": report, "stage": stage, "proposals": self.proposals(entry)}
+
+    def proposals(self, entry: Entry) -> list[Any]:
+        """Changes of an adaptive metric that wait for somebody to adopt or reject them; none of another entry."""
+        if entry.kind != "metrics":
+            return []
+        from recspect.adapting.history import OPEN, History
+
+        return [proposal for proposal in History.read(entry.path).proposals if proposal.status == OPEN]
+
+    def decide(self, entry: Entry, number: int, *, adopt: bool, why: str) -> None:
+        """Adopt or reject a proposal, as a person.
+
+        Raises:
+            UsageError: There is none of that number, or it was decided already.
+        """
+        from recspect.adapting.history import History, now_utc
+
+        with self._deciding:  # reading and writing again: two visitors shall not undo each other
+            History.read(entry.path).decided(number, adopt=adopt, by="person", why=why, now=now_utc()).write(entry.path)
 
     def findings(self, entry: Entry, *, verdict: str = "", stage: str = "", words: str = "") -> dict[str, Any]:
         """All findings in a table, worst first.
@@ -153,7 +174,7 @@ class Views:
         """Two entries: what each finds and the other does not, and their curves over each other."""
         from recspect.diagnosis.observing.live_rows import read_live
 
-        curves = [(entry.name, read_live(entry.folder)) for entry in entries if entry.folder is not None and entry.kind != "findings"]
+        curves = [(entry.name, read_live(entry.folder)) for entry in entries if entry.folder is not None and entry.kind in ("run", "observed")]
         reports = [self.report(entry) for entry in entries]
         change = None if None in reports else difference(reports[0], reports[1], since=entries[0].name)  # type: ignore[arg-type]
         return figures_of(compared([(name, rows) for name, rows in curves if rows.num_rows]), drawings) | {"pair": list(entries), "change": change}
