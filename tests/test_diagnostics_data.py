@@ -111,6 +111,29 @@ def test_small_samples_do_not_drift_by_chance(seed):
     assert is_quiet(diagnose(Drift(), SCHEMA, target, reference))  # PSI above 0.1 is usual among so few rows
 
 
+def test_how_far_a_number_moved_is_said_in_its_own_unit():
+    """A shift of all values is the distance itself, whatever their shape."""
+    schema = Schema(fields=[Field(name="seconds", kind="numeric")])
+    rows = np.random.default_rng(0).exponential(10, 900)  # so few that the sketch holds them all
+    (finding,) = diagnose(Drift(), schema, {"seconds": rows + 7.0}, {"seconds": rows})
+    low, high = np.sort(rows)[[224, 674]]
+    assert finding.verdict is not Verdict.PASS
+    assert f"would have to move by 7.00 on average (Wasserstein), {7 / (high - low):.2f} of the width" in finding.claim
+    (constant,) = diagnose(Drift(), schema, {"seconds": np.repeat([1.0, 4.0], 450)}, {"seconds": np.full(900, 1.0)})
+    assert "would have to move by 1.50 on average (Wasserstein)" in constant.claim
+    assert "middle half" not in constant.claim
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("before", "now", "expected"), [(0.95, 0.95, Verdict.PASS), (0.95, 0.5, Verdict.FAIL), (1.0, 0.5, Verdict.FAIL), (1.0, 1.0, Verdict.PASS), (0.3, 0.7, Verdict.FAIL)])
+def test_a_count_that_is_mostly_zero_is_seen_to_change(seed, before, now, expected):
+    """Share of zeros in training and in held-out rows; what is not 0 is as it was."""
+    rng = np.random.default_rng(seed)
+    train, held_out = (np.where(rng.random(rows) < zero, 0.0, 1.0 + rng.poisson(3, rows)) for zero, rows in ((before, 6000), (now, 2000)))
+    (finding,) = diagnose(Drift(), Schema(fields=[Field(name="sales", kind="numeric")]), {"sales": held_out}, {"sales": train})
+    assert finding.verdict is expected
+
+
 def test_other_users_are_no_drift():
     """Held-out users other than the training users: with rows taken as independent, city and age alarmed in 40 of 40 such tables."""
     alarms = 0

@@ -271,9 +271,22 @@ def test_bins_of_columns_with_few_values_and_missing_ones():
     assert shares.names[-1] == "(missing)"
     assert shares.target[-1] == 10
     constant = compare_quantiles(quantiles([5, 5, 5]), quantiles([5, 5]))
-    assert constant.names == ("all values",)
+    assert constant.names == ("5 and below",)
     assert constant.psi == 0
-    np.testing.assert_array_equal(compare_quantiles(quantiles([4, 5, 6]), quantiles([5, 5])).target, [3])
+    np.testing.assert_array_equal(compare_quantiles(quantiles([4, 5, 6]), quantiles([5, 5])).target, [2, 1])
+
+
+def test_the_smallest_value_has_a_bin_by_itself_where_it_fills_one():
+    """Nine in ten are 0: every inner quantile is, and without that bin all values would be in one."""
+    mostly = np.concatenate([np.zeros(950), np.linspace(1, 9, 50)])
+    shares = compare_quantiles(quantiles(np.concatenate([np.zeros(500), np.linspace(1, 9, 500)])), quantiles(mostly))
+    assert shares.names == ("0 and below", "above 0")
+    np.testing.assert_allclose(shares.reference, [950, 50])
+    np.testing.assert_allclose(shares.target, [500, 500])
+    some = compare_quantiles(quantiles(np.arange(100.0)), quantiles(np.concatenate([np.zeros(300), np.arange(1.0, 701.0)])))
+    assert some.names[:3] == ("0 and below", "above 0 to below 100", "100 to below 200")
+    np.testing.assert_allclose(some.reference[:3], [300, 99, 100])
+    np.testing.assert_allclose(some.target[:3], [1, 99, 0], atol=1e-9)
 
 
 def test_nothing_and_fractions_are_refused():

@@ -173,14 +173,20 @@ class QuantileBins:
 
     Args:
         edges: Inner edges, ascending.
+        lowest: The smallest value, where it fills a bin by itself; the first edge is then the next number above it.
     """
 
     edges: Floats
+    lowest: float | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
         """What each bin holds."""
         edges = self.edges
+        if self.lowest is not None:
+            above = [f"above {self.lowest:g}{f' to below {edges[1]:g}' if len(edges) > 1 else ''}"]
+            rest = [*(f"{a:g} to below {b:g}" for a, b in pairwise(edges[1:])), f"{edges[-1]:g} and above"] if len(edges) > 1 else []
+            return (f"{self.lowest:g} and below", *above, *rest, "(missing)", "(infinite)")
         inner = [f"below {edges[0]:g}", *(f"{a:g} to below {b:g}" for a, b in pairwise(edges)), f"{edges[-1]:g} and above"] if len(edges) else ["all values"]
         return (*inner, "(missing)", "(infinite)")
 
@@ -199,20 +205,23 @@ def quantile_bins(reference: QuantilesSummary, *, bins: int = 10) -> QuantileBin
     if not reference.count:
         raise Unavailable("the reference has no finite value")
     edges = np.unique(reference.quantiles((np.arange(1, bins) / bins).tolist()))
-    return QuantileBins(edges=edges[edges > reference.low])
+    if edges[0] > reference.low:
+        return QuantileBins(edges=edges)
+    first = float(edges[0])  # zeros of a count, say: without a bin of their own, their share could change unseen
+    return QuantileBins(edges=np.append(np.nextafter(first, np.inf), edges[1:]), lowest=first)
 
 
 def compare_quantiles(target: QuantilesSummary, reference: QuantilesSummary, *, bins: int = 10) -> Shares:
     """Both distributions over bins of equal weight in the reference, and one bin each for missing and infinite values.
 
-    Fewer bins where many rows share a value. Each share is off by up to twice the rank error of its side.
+    Fewer bins where many rows share a value; the smallest value has one by itself where it is that of a tenth of the rows, say. Each share is off by up to twice the rank error of its side.
 
     Raises:
         Unavailable: The reference has no finite value.
     """
     chosen = quantile_bins(reference, bins=bins)
     left, right = chosen.counts(target), chosen.counts(reference)
-    used = np.append(np.ones(len(left) - 2, dtype=bool), (left + right)[-2:] > 0)
+    used = left + right > 0
     return Shares(names=tuple(np.array(chosen.labels, dtype=object)[used]), target=left[used], reference=right[used])
 
 

@@ -28,7 +28,13 @@ from recspect.diagnosis.multiplicity import Check
 from recspect.diagnosis.stat import Bucketed
 from recspect.diagnosis.stats.categories import CategoryCounts, category_bins, unseen_share
 from recspect.diagnosis.stats.category_sums import CategoryCountsByBucket
-from recspect.diagnosis.stats.quantiles import Quantiles, kolmogorov_smirnov, quantile_bins
+from recspect.diagnosis.stats.quantiles import (
+    Quantiles,
+    QuantilesSummary,
+    kolmogorov_smirnov,
+    quantile_bins,
+    wasserstein,
+)
 from recspect.diagnosis.stats.shares import Shares
 from recspect.diagnosis.stats.shares_by_user import BucketedShares
 from recspect.diagnosis.tally import Tally
@@ -176,7 +182,7 @@ def _measure(field: Field, now: BucketedSummary, before: BucketedSummary, scope:
     if field.kind is Kind.NUMERIC:
         shares = _numeric_shares(now, before)
         gap = kolmogorov_smirnov(now.total, before.total)
-        effect = f"the two distribution functions differ by up to {percent(gap)} of the rows"
+        effect = f"the two distribution functions differ by up to {percent(gap)} of the rows, and {_distance(now.total, before.total)}"
         if now.total.low > before.total.high or field.name == scope.schema.time:
             note = "It follows the clock: with a split by time it differs by construction."
     else:
@@ -190,6 +196,14 @@ def _measure(field: Field, now: BucketedSummary, before: BucketedSummary, scope:
                   moved=None)
 
 
+def _distance(now: QuantilesSummary, before: QuantilesSummary) -> str:
+    """How far values would have to move, in the unit of the field and beside the middle half of the training rows."""
+    moved = wasserstein(now, before)
+    low, high = before.quantiles([0.25, 0.75])
+    beside = f", {number(moved / (high - low), 2)} of the width of the middle half of the training rows" if high > low else ""
+    return f"values would have to move by {number(moved)} on average (Wasserstein){beside}"
+
+
 def _comparison(field: Field) -> Callable[[BucketedSummary, BucketedSummary], BucketedShares]:
     return _numeric_shares if field.kind is Kind.NUMERIC else _category_shares
 
@@ -197,7 +211,7 @@ def _comparison(field: Field) -> Callable[[BucketedSummary, BucketedSummary], Bu
 def _numeric_shares(now: BucketedSummary, before: BucketedSummary) -> BucketedShares:
     bins = quantile_bins(before.total)
     left, right = (np.array([bins.counts(part) for part in side.parts]) for side in (now, before))
-    used = np.append(np.ones(left.shape[1] - 2, dtype=bool), (left + right).sum(0)[-2:] > 0)
+    used = (left + right).sum(0) > 0
     return BucketedShares(names=tuple(np.array(bins.labels, dtype=object)[used]), target=left[:, used], reference=right[:, used])
 
 
