@@ -117,6 +117,7 @@ def test_what_is_seen_says_what_the_report_says(chrome, shelf, diagnosed_run):
         assert shown == list(dict.fromkeys(f.code for f in report.with_verdict(Verdict.FAIL, Verdict.WARN)))
         page.locator(".glance a").first.click()
         target = page.locator(":target")
+        target.wait_for(state="visible")  # a click returns before the next page has come
         assert target.is_visible()
         assert shown[0] in target.inner_text()
         page.goto(f"/runs/{name}/findings")

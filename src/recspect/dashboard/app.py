@@ -23,7 +23,7 @@ from recspect.dashboard.guard import COOKIE, HEADERS, Guard
 from recspect.dashboard.pages import Pages, entry_of, own_file
 from recspect.dashboard.shelf import Entry, stamp
 from recspect.dashboard.texts import LANGUAGES
-from recspect.dashboard.views import Views, part, plain, stages
+from recspect.dashboard.views import Views, part, stages
 from recspect.errors import RecspectError, UsageError
 from recspect.report.content import Drawings
 from recspect.report.wording import clean
@@ -158,7 +158,7 @@ def _runs(app: FastAPI, views: Views, pages: Pages, live_seconds: float) -> None
     def summary_json(name: str) -> dict[str, Any]:
         entry = entry_of(views, name)
         report = views.report(entry)
-        return {"run": entry.to_mapping(), "report": None if report is None else plain(report)}
+        return {"run": entry.to_mapping(), "report": None if report is None else report.to_mapping()}
 
     @app.get("/runs/{name}/live")
     async def live(request: Request, name: str) -> Response:
@@ -217,10 +217,10 @@ def _runs(app: FastAPI, views: Views, pages: Pages, live_seconds: float) -> None
         if report is None:
             return {"run": entry.to_mapping(), "report": None}
         if page in ("findings", "provenance"):
-            return dict(plain(report))
+            return report.to_mapping()
         if page not in stages(report):
             raise HTTPException(404, f"{entry.name} has nothing about {page[:60]}")
-        return dict(plain(part(report, page)))
+        return part(report, page).to_mapping()
 
     @app.get("/runs/{name}/{page}")
     def stage_page(request: Request, name: str, page: str, verdict: Annotated[str, Query(max_length=10)] = "", stage: Annotated[str, Query(max_length=60)] = "",

@@ -46,9 +46,9 @@ class Guard:
             return 421, f"this server answers to {self.host}, not to {asked[:80] or 'a request without a host'}", "ask for it by its own address"
         if len(query) > LONGEST_QUERY:
             return 414, f"an address with {len(query):,} characters after the question mark, expected at most {LONGEST_QUERY:,}", "ask for less at once"
-        length = headers.get("content-length", "0" if method in ("GET", "HEAD") else "of unknown many")
+        length = headers.get("content-length", "0" if method in ("GET", "HEAD") else "")
         if not length.isdecimal() or int(length) > LARGEST_BODY:
-            return 413, f"a body of {length[:20]} bytes, expected at most {LARGEST_BODY:,}", "send less at once"
+            return 413, f"a body of {length[:20] or 'an unknown number of'} bytes, expected at most {LARGEST_BODY:,}", "send less at once"
         if self.token is not None and path not in OPEN_PATHS and not path.startswith("/assets/") and not self.knows(headers, cookies):
             return 401, "this dashboard asks for a token", "open /login, or send Authorization: Bearer TOKEN"
         if method not in ("GET", "HEAD") and path != "/login":

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
 
+from recspect.dashboard.kept import Kept
 from recspect.diagnosis.finding import Report
 from recspect.errors import RecspectError, RunError
 
@@ -91,7 +91,7 @@ class Shelf:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._entries: dict[str, tuple[tuple[Stamp, ...], Entry]] = {}
-        self._reports: OrderedDict[str, tuple[Stamp, Report]] = OrderedDict()
+        self._reports: Kept[Report] = Kept(KEPT_REPORTS)
         self._lock = Lock()
 
     def entries(self) -> list[Entry]:
@@ -116,7 +116,11 @@ class Shelf:
         return sorted((entry for _, entry in fresh.values()), key=lambda entry: (entry.created, entry.name), reverse=True)
 
     def entry(self, name: str) -> Entry | None:
-        """The entry of that address; None where there is none."""
+        """The entry of that address; None where there is none. One that is known and whose files are as they were is found without listing the folder."""
+        with self._lock:
+            stamps, known = self._entries.get(name, ((), None))
+        if known is not None and stamps == tuple(map(stamp, _files(known.path, known.kind))):
+            return known
         return next((entry for entry in self.entries() if entry.name == name), None)
 
     def report(self, entry: Entry) -> Report | None:
@@ -128,18 +132,7 @@ class Shelf:
         path = entry.findings_path
         if not path.is_file():
             return None
-        now = stamp(path)
-        with self._lock:
-            held = self._reports.get(entry.name)
-            if held is not None and held[0] == now:
-                self._reports.move_to_end(entry.name)
-                return held[1]
-        report = _of_metrics(entry.path) if entry.kind == "metrics" else Report.read(path)
-        with self._lock:
-            self._reports[entry.name] = (now, report)
-            while len(self._reports) > KEPT_REPORTS:
-                self._reports.popitem(last=False)
-        return report
+        return self._reports.get(entry.name, stamp(path), lambda: _of_metrics(entry.path) if entry.kind == "metrics" else Report.read(path))
 
     def _found(self) -> Iterator[tuple[str, tuple[Path, Kind]]]:
         own = kind_of(self.root)

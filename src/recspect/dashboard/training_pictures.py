@@ -76,20 +76,20 @@ def pictures(steps: pa.Table, findings: Sequence[Finding] = ()) -> list[Evidence
     return [*shown, *(heat for one in MAPS if (heat := _heat_map(steps, one)) is not None)]
 
 
-def distributions(histograms: pa.Table, step: int | None) -> tuple[list[Evidence], list[int]]:
+def distributions(histograms: pa.Table, number: int | None) -> tuple[list[Evidence], list[int], int | None]:
     """What the distributions were at a step, each beside the first one of its place.
 
     Args:
         histograms: Columns step, series, place, edges, counts.
-        step: The last set of histograms at or before it is shown; None for the last of all.
+        number: Which of the steps of which there are histograms, from 0; None for the last, as for a number beyond it.
 
     Returns:
-        The pictures, and the steps of which there are histograms.
+        The pictures, the steps of which there are histograms, and the one that is shown; None where there are none.
     """
-    at = sorted(set(histograms["step"].to_pylist()))
+    at = sorted(pc.unique(histograms["step"]).to_pylist())
     if not at:
-        return [], []
-    chosen = max((s for s in at if step is None or s <= step), default=at[0])
+        return [], [], None
+    chosen = at[-1] if number is None else at[min(number, len(at) - 1)]
     first: dict[tuple[str, str], dict[str, list[float]]] = {}
     now: dict[tuple[str, str], dict[str, list[float]]] = {}
     for row in histograms.filter(pc.is_in(histograms["step"], pa.array([at[0], chosen], pa.int64()))).to_pylist():
@@ -102,7 +102,7 @@ def distributions(histograms: pa.Table, step: int | None) -> tuple[list[Evidence
     for (series, place), row in sorted(now.items()):
         if (series, place) in first and len(shown) < MOST_PLACES * 2:
             shown.append(_pair(series, place, row, first[series, place], chosen, at[0]))
-    return shown, at
+    return shown, at, chosen
 
 
 def compared(steps: Sequence[tuple[str, pa.Table]]) -> list[Evidence]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from threading import Lock
 from typing import Any
 from urllib.parse import quote
@@ -12,7 +11,8 @@ from urllib.parse import quote
 from recspect.dashboard.explaining import Explainers
 from recspect.dashboard.feedback import Said, read_feedback
 from recspect.dashboard.hiding import SMALLEST, without_small_groups
-from recspect.dashboard.shelf import Entry, Shelf, stamp
+from recspect.dashboard.kept import Kept
+from recspect.dashboard.shelf import KEPT_REPORTS, Entry, Shelf, stamp
 from recspect.dashboard.training_pictures import compared, distributions, pictures
 from recspect.diagnosis.evidence import Evidence
 from recspect.diagnosis.finding import Finding, Report, Verdict
@@ -64,7 +64,7 @@ class Views:
     def __init__(self, shelf: Shelf, *, smallest: int = SMALLEST, explainers: Explainers | None = None) -> None:
         self.shelf, self.smallest, self.explainers = shelf, smallest, explainers or Explainers()
         self._deciding = Lock()
-        self._live: dict[str, tuple[Any, tuple[Finding, ...]]] = {}
+        self._live: Kept[tuple[Finding, ...]] = Kept(KEPT_REPORTS)
 
     def report(self, entry: Entry) -> Report | None:
         """The findings of an entry without small groups.
@@ -163,12 +163,11 @@ class Views:
         Raises:
             RunError: The file is damaged.
         """
+        from recspect.diagnosis.observing.rows import HISTOGRAMS, HISTOGRAMS_FILE, read_rows
+
         assert entry.folder is not None
-        table = _histograms(entry.folder)
-        steps = sorted(set(table["step"].to_pylist()))
-        step = None if at is None or not steps else steps[max(0, min(at, len(steps) - 1))]
-        shown, steps = distributions(table, step)
-        return figures_of(shown, drawings) | {"steps": steps, "step": step if step is not None else (steps[-1] if steps else None)}
+        shown, steps, step = distributions(read_rows(entry.folder / HISTOGRAMS_FILE, HISTOGRAMS), at)
+        return figures_of(shown, drawings) | {"steps": steps, "step": step}
 
     def compare(self, entries: Sequence[Entry], drawings: Drawings) -> dict[str, Any]:
         """Two entries: what each finds and the other does not, and their curves over each other."""
@@ -198,12 +197,8 @@ class Views:
         from recspect.examining.watched_steps import as_columns, findings_on
 
         assert entry.folder is not None
-        now = (steps.num_rows, stamp(entry.folder / "steps.parquet"))
-        held = self._live.get(entry.name)
-        if held is None or held[0] != now:
-            held = (now, findings_on(as_columns(steps), name=entry.name, source="the training's steps", questions=LIVE_STEPS))
-            self._live = {**dict(list(self._live.items())[-15:]), entry.name: held}
-        return held[1]
+        return self._live.get(entry.name, (steps.num_rows, stamp(entry.folder / "steps.parquet")),
+                              lambda: findings_on(as_columns(steps), name=entry.name, source="the training's steps", questions=LIVE_STEPS))
 
 
 def difference(before: Report, now: Report, *, since: str) -> Change:
@@ -239,31 +234,11 @@ def addresses(name: str) -> Callable[[str, str], str]:
     return lambda code, anchor: f"/runs/{quote(name, safe='')}/{quote(code.split('.', 1)[0], safe='')}#{quote(anchor, safe='.-_')}"
 
 
-def plain(report: Report) -> Mapping[str, Any]:
-    """The JSON twin of a page that shows a report or a part of one."""
-    return report.to_mapping()
-
-
 def worst(report: Report, stage: str) -> str:
     """Worst verdict of a stage's findings, empty where it has none that is known."""
     known = [f.verdict for f in report.findings if f.stage == stage and f.verdict is not Verdict.UNKNOWN]
     return max(known, key=lambda verdict: verdict.severity).value if known else ""
 
 
-def _histograms(folder: Path) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from recspect.diagnosis.observing.rows import HISTOGRAMS, HISTOGRAMS_FILE
-
-    path = folder / HISTOGRAMS_FILE
-    if not path.is_file():
-        return HISTOGRAMS.empty_table()
-    try:
-        return pq.read_table(path).cast(HISTOGRAMS)
-    except (pa.ArrowException, OSError) as error:
-        raise RunError(f"{path} is damaged: {error}", hint="train anew, or remove the file") from None
-
-
 SIGN_OF = {verdict.value: sign for verdict, sign in SIGNS.items()}
-__all__ = ["SIGN_OF", "TITLES", "Views", "addresses", "figures_of", "part", "plain", "stages", "worst"]
+__all__ = ["SIGN_OF", "TITLES", "Views", "addresses", "figures_of", "part", "stages", "worst"]

@@ -31,7 +31,27 @@ async def _as_it_is(message: Any) -> Any:
     return message
 
 
-class JetStreamLink:
+class _Link:
+    """What the four have in common besides: how each is looked after and ended, unless it says otherwise. See `Link`."""
+
+    broker: Any
+    ping_seconds = 2.0
+
+    def __init__(self, reading: _Reading) -> None:
+        self._reading = reading
+
+    async def alive(self) -> bool:
+        """Whether the broker answers and messages are being read."""
+        return bool(await self.broker.ping(self.ping_seconds)) and bool(self._reading.subscriber.running)
+
+    async def take_over(self) -> None:
+        """The broker gives again by itself what was not acknowledged."""
+
+    async def close(self) -> None:
+        await self.broker.stop()
+
+
+class JetStreamLink(_Link):
     """A durable pull consumer, whose unacknowledged messages come again by themselves. See `Link`.
 
     Args:
@@ -45,7 +65,7 @@ class JetStreamLink:
         self._place = place
         self._client: Any = None
         self.broker = NatsBroker(place.address, max_reconnect_attempts=1, reconnect_time_wait=0, connect_timeout=5, error_cb=_quiet, logger=None, apply_types=False, graceful_timeout=10.0)
-        self._reading = _Reading(keep, lambda message: [each.data for each in message.raw_message])
+        super().__init__(_Reading(keep, lambda message: [each.data for each in message.raw_message]))
 
     async def open(self) -> None:
         from faststream.middlewares import AckPolicy
@@ -72,12 +92,6 @@ class JetStreamLink:
             config=ConsumerConfig(ack_wait=AGAIN_SECONDS, max_ack_pending=10 * BATCH), ack_policy=AckPolicy.MANUAL))
         await self.broker.start()
 
-    async def alive(self) -> bool:
-        return bool(await self.broker.ping(2.0)) and bool(self._reading.subscriber.running)
-
-    async def take_over(self) -> None:
-        """JetStream gives again what was not acknowledged."""
-
     async def close(self) -> None:
         try:
             await self.broker.stop()
@@ -86,7 +100,7 @@ class JetStreamLink:
                 await self._client.close()
 
 
-class RabbitLink:
+class RabbitLink(_Link):
     """A queue of RabbitMQ, whose unacknowledged messages come again when the connection that had them ends. See `Link`.
 
     Args:
@@ -99,7 +113,7 @@ class RabbitLink:
 
         self._place = place
         self.broker = RabbitBroker(place.address, default_channel=Channel(prefetch_count=2 * BATCH), timeout=5.0, logger=None, apply_types=False, graceful_timeout=10.0)
-        self._reading = _Reading(keep, lambda message: [message.body])  # one by one; the writes of many at once become one
+        super().__init__(_Reading(keep, lambda message: [message.body]))  # one by one; the writes of many at once become one
 
     async def open(self) -> None:
         from aiormq.exceptions import ChannelNotFoundEntity
@@ -120,17 +134,8 @@ class RabbitLink:
         self._reading.begin(self.broker.subscriber(RabbitQueue(self._place.name, declare=False), ack_policy=AckPolicy.MANUAL))
         await self.broker.start()
 
-    async def alive(self) -> bool:
-        return bool(await self.broker.ping(2.0)) and bool(self._reading.subscriber.running)
 
-    async def take_over(self) -> None:
-        """RabbitMQ gives again what was not acknowledged."""
-
-    async def close(self) -> None:
-        await self.broker.stop()
-
-
-class RedisLink:
+class RedisLink(_Link):
     """A Redis stream with a consumer group, which gives nothing again by itself: what was left behind is asked for. See `Link`.
 
     Args:
@@ -145,7 +150,7 @@ class RedisLink:
         self._consumer = socket.gethostname() or "recspect"
         self._client: Any = None
         self.broker = RedisBroker(place.address, logger=None, apply_types=False, graceful_timeout=10.0, socket_connect_timeout=5.0)
-        self._reading = _Reading(keep, lambda message: [entry_body(each) for each in message.raw_message["data"]])
+        super().__init__(_Reading(keep, lambda message: [entry_body(each) for each in message.raw_message["data"]]))
 
     async def open(self) -> None:
         from faststream.middlewares import AckPolicy
@@ -168,9 +173,6 @@ class RedisLink:
             parser=self._parsed)
         await self.broker.start()
 
-    async def alive(self) -> bool:
-        return bool(await self.broker.ping(2.0)) and bool(self._reading.subscriber.running)
-
     async def _parsed(self, raw: Any) -> Any:
         """FastStream's own parser takes only entries that FastStream's publisher wrote."""
         from faststream.redis.message import RedisBatchStreamMessage
@@ -187,9 +189,6 @@ class RedisLink:
             if start in (b"0-0", "0-0"):
                 return
 
-    async def close(self) -> None:
-        await self.broker.stop()
-
     async def _own(self) -> None:
         """What this consumer took before it was ended, and did not acknowledge."""
         while True:
@@ -205,7 +204,7 @@ class RedisLink:
             await self._client.xack(self._place.name, self._place.group, *(number for number, _ in entries))
 
 
-class KafkaLink:
+class KafkaLink(_Link):
     """A consumer group of Kafka, whose offsets are committed behind the write; it begins with the first message. See `Link`.
 
     Args:
@@ -213,27 +212,20 @@ class KafkaLink:
         keep: Keeps the bodies of messages.
     """
 
+    ping_seconds = 5.0
+
     def __init__(self, place: Place, keep: Keep) -> None:
         from faststream.kafka import KafkaBroker
         from faststream.middlewares import AckPolicy
 
         self.broker = KafkaBroker(_hosts(place), security=_security(place), client_id="recspect", logger=None, apply_types=False, graceful_timeout=10.0)
-        self._reading = _Reading(keep, lambda message: [each.value or b"" for each in message.raw_message])
+        super().__init__(_Reading(keep, lambda message: [each.value or b"" for each in message.raw_message]))
         self._reading.begin(self.broker.subscriber(
             place.name, group_id=place.group, auto_offset_reset="earliest", batch=True, max_records=BATCH, batch_timeout_ms=int(1000 * FILL_SECONDS),
             ack_policy=AckPolicy.MANUAL))
 
     async def open(self) -> None:
         await self.broker.start()
-
-    async def alive(self) -> bool:
-        return bool(await self.broker.ping(5.0)) and bool(self._reading.subscriber.running)
-
-    async def take_over(self) -> None:
-        """Kafka gives again what was not committed."""
-
-    async def close(self) -> None:
-        await self.broker.stop()
 
 
 # ---------------------------------------------------------------------- details

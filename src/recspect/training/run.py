@@ -17,10 +17,9 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from torch import nn
 
-from recspect.diagnosis.observing import HISTOGRAMS, STEPS
+from recspect.diagnosis.observing.rows import HISTOGRAMS, HISTOGRAMS_FILE, STEPS, STEPS_FILE, read_rows
 from recspect.errors import RecspectError, RunError, listing
 from recspect.features import FeatureTransform, InputSize
 from recspect.files import require_writable
@@ -184,20 +183,11 @@ class Run:
 
     def steps(self) -> pa.Table:
         """Training internals: step, epoch, series, place, value; empty where nothing was observed."""
-        return self._parquet("steps.parquet", STEPS)
+        return read_rows(self.folder / STEPS_FILE, STEPS)
 
     def histograms(self) -> pa.Table:
         """Histograms: step, epoch, series, place, edges, counts; empty where none were made."""
-        return self._parquet("histograms.parquet", HISTOGRAMS)
-
-    def _parquet(self, name: str, schema: pa.Schema) -> pa.Table:
-        path = self.folder / name
-        if not path.exists():
-            return schema.empty_table()
-        try:
-            return pq.read_table(path).cast(schema)
-        except (pa.ArrowException, OSError) as error:
-            raise RunError(f"{path} is damaged: {error}", hint="train anew, or remove the file") from None
+        return read_rows(self.folder / HISTOGRAMS_FILE, HISTOGRAMS)
 
 
 def _wrong_parts(record: Mapping[str, Any]) -> list[str]:

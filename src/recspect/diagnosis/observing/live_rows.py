@@ -14,10 +14,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from recspect.diagnosis.mirror import StepRow
-from recspect.diagnosis.observing.rows import STEPS, STEPS_FILE
+from recspect.diagnosis.observing.rows import STEPS, STEPS_FILE, read_rows
 from recspect.errors import RunError
 
 LIVE_FILE = "live.jsonl"
@@ -69,12 +68,8 @@ def read_live(folder: Path) -> pa.Table:
     Raises:
         RunError: A file is damaged. A last line that is being written is left out.
     """
-    path = folder / STEPS_FILE
     fresh = _lines(folder / LIVE_FILE)  # first: what is emptied meanwhile stands in the other file then
-    try:
-        written = pq.read_table(path).cast(STEPS) if path.is_file() else STEPS.empty_table()
-    except (pa.ArrowException, OSError) as error:
-        raise RunError(f"{path} is damaged: {error}", hint="train anew, or remove the file") from None
+    written = read_rows(folder / STEPS_FILE, STEPS)
     if written.num_rows:
         last = pc.max(written["step"]).as_py()
         fresh = fresh.filter(pc.field("step") > last)

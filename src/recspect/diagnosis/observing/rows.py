@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recspect.diagnosis.mirror import HistogramRow, StepRow
+from recspect.errors import RunError
 from recspect.files import write_bytes
 
 STEPS = pa.schema([("step", pa.int64()), ("epoch", pa.int32()), ("series", pa.string()), ("place", pa.string()),
@@ -22,6 +23,20 @@ HISTOGRAMS = pa.schema([("step", pa.int64()), ("epoch", pa.int32()), ("series", 
 """Columns of histograms.parquet."""
 
 STEPS_FILE, HISTOGRAMS_FILE = "steps.parquet", "histograms.parquet"
+
+
+def read_rows(path: Path, schema: pa.Schema) -> pa.Table:
+    """The rows of one of these files; none where there is no file yet.
+
+    Raises:
+        RunError: It is damaged.
+    """
+    if not path.is_file():
+        return schema.empty_table()
+    try:
+        return pq.read_table(path).cast(schema)
+    except (pa.ArrowException, OSError) as error:
+        raise RunError(f"{path} is damaged: {error}", hint="train anew, or remove the file") from None
 
 
 class Rows:

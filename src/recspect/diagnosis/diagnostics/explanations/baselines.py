@@ -5,14 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from recspect.diagnosis.diagnostic import Diagnostic, Needs, Scope
-from recspect.diagnosis.diagnostics.explanations.scored import (
-    SOURCES,
-    compared,
-    explainers,
-    mean_of,
-    require_explained,
-    stat_of,
-)
+from recspect.diagnosis.diagnostics.explanations.scored import SOURCES, compared, cosines, needs_of
 from recspect.diagnosis.diagnostics.policy import between, verdict_below
 from recspect.diagnosis.explanation_columns import OURS, RANDOM
 from recspect.diagnosis.finding import Finding, Remedy, Verdict
@@ -30,11 +23,10 @@ class Baselines(Diagnostic):
     sources = ("Erion et al. 2021, Improving performance of deep learning models with axiomatic attribution priors and expected gradients", *SOURCES)
 
     def needs(self, scope: Scope) -> Needs:
-        require_explained(scope, "baselines")
-        return Needs.of(target=[stat_of(scope, "baselines", name) for name in explainers(scope, "baselines")])
+        return needs_of(scope, "baselines")
 
     def judge(self, target: Tally, reference: Tally, scope: Scope) -> Iterable[Finding]:  # noqa: ARG002 - a question about one side
-        found = {name: mean_of(target, scope, "baselines", name, unit="cosine") for name in explainers(scope, "baselines")}
+        found = cosines(target, scope, "baselines")
         if not found[RANDOM].surely_below(FAIL):
             raise Unavailable("the measure cannot tell here: random numbers agree as well as explanations", hint="give more fields or more rows")
         ours = found[OURS]

@@ -10,11 +10,9 @@ from recspect.diagnosis.diagnostics.explanations.scored import (
     SOURCES,
     combined,
     compared,
-    explainers,
     measured_explainers,
+    needs_of,
     ratio,
-    require_explained,
-    stat_of,
 )
 from recspect.diagnosis.diagnostics.policy import between, percent, verdict_above
 from recspect.diagnosis.estimate import Estimate
@@ -35,8 +33,7 @@ class Completeness(Diagnostic):
     sources = ("Sundararajan, Taly and Yan 2017, Axiomatic Attribution for Deep Networks (completeness)", *SOURCES)
 
     def needs(self, scope: Scope) -> Needs:
-        require_explained(scope, "gap", "explained")
-        return Needs.of(target=[stat_of(scope, "explained"), *(stat_of(scope, "gap", name) for name in explainers(scope, "gap"))])
+        return needs_of(scope, "explained", "gap")
 
     def judge(self, target: Tally, reference: Tally, scope: Scope) -> Iterable[Finding]:  # noqa: ARG002 - a question about one side
         found = {name: share_left(target, scope, name) for name in measured_explainers(target, scope, "gap")}

@@ -13,12 +13,10 @@ from recspect.diagnosis.diagnostics.explanations.scored import (
     WARN_SHARE,
     combined,
     compared,
-    explainers,
     measured_explainers,
+    needs_of,
     ratio,
-    require_explained,
     require_telling,
-    stat_of,
 )
 from recspect.diagnosis.diagnostics.policy import between, verdict_below
 from recspect.diagnosis.estimate import Estimate
@@ -35,8 +33,7 @@ class Infidelity(Diagnostic):
     sources = ("Yeh et al. 2019, On the (In)fidelity and Sensitivity of Explanations", *SOURCES)
 
     def needs(self, scope: Scope) -> Needs:
-        require_explained(scope, "infidelity")
-        return Needs.of(target=[stat_of(scope, "infidelity", name) for name in explainers(scope, "infidelity")])
+        return needs_of(scope, "infidelity")
 
     def judge(self, target: Tally, reference: Tally, scope: Scope) -> Iterable[Finding]:  # noqa: ARG002 - a question about one side
         found = {name: skill(target, scope, name) for name in measured_explainers(target, scope, "infidelity")}

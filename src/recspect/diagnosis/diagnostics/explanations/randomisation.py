@@ -5,14 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from recspect.diagnosis.diagnostic import Diagnostic, Needs, Scope
-from recspect.diagnosis.diagnostics.explanations.scored import (
-    SOURCES,
-    compared,
-    explainers,
-    mean_of,
-    require_explained,
-    stat_of,
-)
+from recspect.diagnosis.diagnostics.explanations.scored import SOURCES, compared, cosines, needs_of
 from recspect.diagnosis.diagnostics.policy import between, verdict_above
 from recspect.diagnosis.explanation_columns import CONSTANT, OURS
 from recspect.diagnosis.finding import Finding, Remedy, Verdict
@@ -31,11 +24,10 @@ class Randomisation(Diagnostic):
     sources = ("Adebayo et al. 2018, Sanity Checks for Saliency Maps", *SOURCES)
 
     def needs(self, scope: Scope) -> Needs:
-        require_explained(scope, "randomised")
-        return Needs.of(target=[stat_of(scope, "randomised", name) for name in explainers(scope, "randomised")])
+        return needs_of(scope, "randomised")
 
     def judge(self, target: Tally, reference: Tally, scope: Scope) -> Iterable[Finding]:  # noqa: ARG002 - a question about one side
-        found = {name: mean_of(target, scope, "randomised", name, unit="cosine") for name in explainers(scope, "randomised")}
+        found = cosines(target, scope, "randomised")
         if not found[CONSTANT].surely_above(LIMIT):
             raise Unavailable("the measure cannot tell here: it does not find an explanation that never looks at the weights")
         ours = found[OURS]

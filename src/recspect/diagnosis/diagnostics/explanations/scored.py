@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from recspect.diagnosis.diagnostic import Scope
+from recspect.diagnosis.diagnostic import Needs, Scope
 from recspect.diagnosis.diagnostics.policy import between, require_rows
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.evidence import Bars, Evidence, RankedTable
@@ -58,6 +58,25 @@ def require_explained(scope: Scope, *measures: str) -> None:
     scope.require_target("@cluster")
     if not all(explainers(scope, measure) or name_of(measure) in scope.target for measure in measures):
         raise Unavailable("no explanations were measured", hint="examine a PyTorch model whose lookups can be told (recspect doctor), not only its scores")
+
+
+def needs_of(scope: Scope, *measures: str) -> Needs:
+    """The means of these measures, for everybody who was scored by them.
+
+    Raises:
+        Unavailable: No model was explained, or it cannot be.
+    """
+    require_explained(scope, *measures)
+    return Needs.of(target=[stat_of(scope, measure, name) for measure in measures for name in explainers(scope, measure) or ("",)])
+
+
+def cosines(target: Tally, scope: Scope, measure: str) -> dict[str, Estimate]:
+    """The mean cosine that everybody who was scored has with another explanation of the same rows.
+
+    Raises:
+        Unavailable: It was measured on too few rows.
+    """
+    return {name: mean_of(target, scope, measure, name, unit="cosine") for name in explainers(scope, measure)}
 
 
 def mean_of(target: Tally, scope: Scope, measure: str, explainer: str = "", *, unit: str) -> Estimate:

@@ -11,9 +11,8 @@ from recspect.diagnosis.diagnostics.explanations.scored import (
     combined,
     compared,
     explainers,
+    needs_of,
     ratio,
-    require_explained,
-    stat_of,
 )
 from recspect.diagnosis.diagnostics.policy import between, number, verdict_above
 from recspect.diagnosis.explanation_columns import CONSTANT, MOVED_SHARE, OURS, RANDOM
@@ -33,9 +32,7 @@ class Sensitivity(Diagnostic):
     sources = ("Yeh et al. 2019, On the (In)fidelity and Sensitivity of Explanations (max-sensitivity)", *SOURCES)
 
     def needs(self, scope: Scope) -> Needs:
-        require_explained(scope, "moved", "length", "infidelity")
-        return Needs.of(target=[*(stat_of(scope, measure, name) for measure in ("moved", "length") for name in explainers(scope, "moved")),
-                                *(stat_of(scope, "infidelity", name) for name in explainers(scope, "infidelity"))])
+        return needs_of(scope, "moved", "length", "infidelity")
 
     def judge(self, target: Tally, reference: Tally, scope: Scope) -> Iterable[Finding]:  # noqa: ARG002 - a question about one side
         found = {name: combined(target, scope, [("moved", name), ("length", name)], lambda m: ratio(m[0], m[1]) / MOVED_SHARE, unit="times the row's own move") for name in explainers(scope, "moved")}
