@@ -169,10 +169,10 @@ class Report:
             "title": self.title,
             "verdict": self.verdict.value,
             "counts": {v.value: sum(f.verdict is v for f in self.findings) for v in Verdict},
-            "findings": [_plain(finding) | {"severity": round(finding.severity, 4)} for finding in self.ranked],
-            "causes": [_plain(cause) for cause in self.causes],
-            "overview": [_plain(evidence) for evidence in self.overview],
-            "provenance": _plain(dict(self.provenance)),
+            "findings": [plain(finding) | {"severity": round(finding.severity, 4)} for finding in self.ranked],
+            "causes": [plain(cause) for cause in self.causes],
+            "overview": [plain(evidence) for evidence in self.overview],
+            "provenance": plain(dict(self.provenance)),
         }
 
     def to_json(self) -> str:
@@ -241,19 +241,20 @@ def _beyond(estimate: Estimate | None, limit: float | None, neutral: float) -> f
     return 1.0 - farthest / far if farthest < far else 0.0
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Data for JSON: mappings, lists, texts, numbers, None; NaN and infinities are None, and evidence has its kind beside its fields."""
     if is_dataclass(value) and not isinstance(value, type):
         kinds = {kind: name for name, kind in EVIDENCE_KINDS.items()}
         head = {"kind": kinds[type(value)]} if type(value) in kinds else {}
-        return head | {spec.name: _plain(getattr(value, spec.name)) for spec in fields(value)}
+        return head | {spec.name: plain(getattr(value, spec.name)) for spec in fields(value)}
     if isinstance(value, StrEnum):
         return value.value
     if isinstance(value, bool) or value is None or isinstance(value, str):
         return value
     if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
+        return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, Sequence):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     if hasattr(value, "item"):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

@@ -342,7 +342,7 @@ def _score_explanations(subject: TorchSubject, schema: Schema, held_out: Batch, 
     sample = sample_of(held_out, min(EXPLAINED_ROWS, sample_rows))
     probe = ExplanationQualityProbe(subject, pool=sample_of(held_out if train is None else train, 4096), steps=path_steps)
     try:
-        probe.observe(sample.take(slice(0, 2)))
+        probe.require_explained(sample.take(slice(0, 2)))
     except SubjectError as reason:
         say(f"scoring explanations is left out: {reason}")
         return

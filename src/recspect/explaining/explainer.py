@@ -59,7 +59,8 @@ class RecommendationExplainer:
         self.against, self._baseline_rows = against, baseline_rows
         if item_names is not None and item_names not in recommender.items.rows:
             raise UsageError(f"items have no column {item_names!r}", hint=f"columns: {listing(recommender.items.rows)}")
-        self._names = None if item_names is None else recommender.items.rows.categories(item_names).decode()
+        called = [] if item_names is None else recommender.items.rows.categories(item_names).decode()
+        self._names = {plain_value(item): str(name) for item, name in zip(recommender.items.ids.values, called, strict=False) if name is not None}
 
     @cached_property
     def subject(self) -> TorchSubject:
@@ -125,10 +126,9 @@ class RecommendationExplainer:
         way = next((row for row in lists.trace_rows()[0]["candidates"] if row["item"] == item_id), None)
         reasons, contrast = self._reasons(requests, code, other)
         whole = None if reasons is None else self._whole(requests, lists)
-        names = {} if self._names is None else {plain_value(ids[one]): str(self._names[one]) for one in range(len(ids)) if self._names[one] is not None}
         return Explanation(user=user, item=item_id, over=over_id, rank=shown.index(item_id) + 1 if item_id in shown else None, listed=len(shown), way=way, reasons=reasons, contrast=contrast, whole=whole,
                            counterfactual=self._counterfactual(requests, lists, code, other, k=k, below=below) if with_counterfactual else None,
-                           evidence=self.evidence.of(int(requests.users[0]), code), names=names, recommender=known.version, notes=lists.notes[0])
+                           evidence=self.evidence.of(int(requests.users[0]), code), names=self._names, recommender=known.version, notes=lists.notes[0])
 
     def _code(self, item: Any) -> int:
         code = int(self.recommender.items.ids.codes([item])[0])
@@ -144,9 +144,12 @@ class RecommendationExplainer:
             return None, None
         items = np.array([item] if other is None else [item, other], dtype=np.int64)
         rows = pair_rows(self.recommender, requests, np.zeros(len(items), dtype=np.int64), items)
-        is_logit, last = self.is_logit, self._sequences
-        contrast = None if other is None else contrast_of(attributed(subject, rows, self.baseline, tolerance=self.tolerance), 0, 1, rows, is_logit=is_logit)
-        return reasons_of(self._attributed(rows), 0, rows, is_logit=is_logit, last_entries=last, against=self.against), contrast
+        is_logit, found = self.is_logit, self._attributed(rows)
+        reasons = reasons_of(found, 0, rows, is_logit=is_logit, last_entries=self._sequences, against=self.against)
+        if other is None:
+            return reasons, None
+        from_mean = found if self.against == "mean" else attributed(subject, rows, self.baseline, tolerance=self.tolerance)
+        return reasons, contrast_of(from_mean, 0, 1, rows, is_logit=is_logit)
 
     def _whole(self, requests: Requests, lists: Lists) -> Reasons | None:
         items = lists.slates[0].items

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
+from recspect.diagnosis.finding import plain
+
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
@@ -162,7 +164,5 @@ class Explanation:
 
     def to_mapping(self, language: str = "en") -> dict[str, Any]:
         """Plain data, JSON-safe, with the sentences."""
-        from recspect.explaining.plain import plain
-
         mapping: dict[str, Any] = plain(self)
         return {"format": "recspect-explanation", "version": 1, **mapping, "language": language, "sentences": list(self.sentences(language))}

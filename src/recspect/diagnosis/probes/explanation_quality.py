@@ -31,6 +31,7 @@ from recspect.diagnosis.lookups import undisturbed
 from recspect.diagnosis.probe import Probe
 from recspect.diagnosis.probes.attribution import (
     Attribution,
+    Baseline,
     expected_gradients,
     integrated_gradients,
     mean_baseline,
@@ -92,7 +93,7 @@ class ExplanationQualityProbe(Probe):
                  donors: int = 1, seed: int = 0) -> None:
         self.subject, self.pool, self.steps, self.draws, self.donors, self.seed = subject, pool, steps, draws, donors, seed
         self.explain: Explain = explain or path_explainer(pool, steps=steps)
-        self.explain_entries = explain_entries or (lambda rows: integrated_gradients(subject, rows, baseline=mean_baseline(subject, pool), steps=steps))
+        self.explain_entries = explain_entries
         self.others = dict(others or {})
         self.names = (*EXPLAINERS, *self.others)
 
@@ -108,13 +109,38 @@ class ExplanationQualityProbe(Probe):
     def observe(self, batch: Batch) -> Mapping[str, Column]:
         columns: dict[str, Floats] = {name: np.full(batch.rows, np.nan) for name in self.adds}
         baseline = mean_baseline(self.subject, self.pool)
+        explained, found = self._explained(batch, baseline)
+        columns |= found
+        ours, score = explained[OURS], columns[name_of("score")]
+        parts: Sequence[Callable[[], dict[str, Floats]]] = (
+            lambda: self._swapped(batch, explained, score), lambda: self._moved(batch, ours, baseline), lambda: self._redrawn(batch, ours, explained[CONSTANT]),
+            lambda: self._elsewhere(batch, ours, explained[RANDOM]), lambda: self._entries(batch, baseline))
+        for part in parts:
+            try:
+                columns |= part()
+            except SubjectError:  # the model does not allow this measure: its columns stay NaN, and the finding says that it was not measured
+                continue
+        return columns
+
+    def require_explained(self, rows: Batch) -> None:
+        """See on a few rows whether the model can be explained, without the measures that it may do without.
+
+        Raises:
+            SubjectError: It cannot.
+        """
+        self._explained(rows, mean_baseline(self.subject, self.pool))
+
+    # ------------------------------------------------------------------ what every model must allow
+
+    def _explained(self, batch: Batch, baseline: Baseline) -> tuple[dict[str, Floats], dict[str, Floats]]:
+        """Contributions by explainer, and the columns that need no more than these."""
         moved = moved_fields(self.subject, batch, baseline=baseline, draws=self.draws, seed=self.seed)
         cost, gain = measured_alone(self.subject, batch, baseline=baseline)
-        score, begin = self._ends(batch)
+        score, begin = self._ends(batch, baseline)
         ours = self.explain(self.subject, batch)
         explained = {OURS: ours, ALIKE: self._alike(batch, ours), MEASURED: (cost + gain) / 2, GRADIENT: gradient_explainer()(self.subject, batch), RANDOM: random_contributions(ours, self.seed + 1),
                      CONSTANT: np.broadcast_to(moved.best_constant(), ours.shape), **{name: explain(self.subject, batch) for name, explain in self.others.items()}}
-        columns |= {name_of("explained"): np.abs(score - begin), name_of("score"): score, name_of("left_alone"): score - begin - gain.sum(1),
+        columns = {name_of("explained"): np.abs(score - begin), name_of("score"): score, name_of("left_alone"): score - begin - gain.sum(1),
                     name_of("left_pairs"): score - begin - explained[MEASURED].sum(1)}
         for name, found in explained.items():
             if np.isnan(found).any():
@@ -123,16 +149,7 @@ class ExplanationQualityProbe(Probe):
             columns[name_of("infidelity", name)] = moved.infidelity(found)
             columns[name_of("needed", name)], columns[name_of("effective", name)] = fields_needed(found), effective_fields(found)
             columns[name_of("measured", name)] = cosine(found, explained[MEASURED])
-        parts: Sequence[Callable[[], dict[str, Floats]]] = (
-            lambda: self._swapped(batch, explained, score), lambda: self._moved(batch, ours), lambda: self._redrawn(batch, ours, explained[CONSTANT]), lambda: self._elsewhere(batch, ours, explained[RANDOM]), lambda: self._entries(batch))
-        for part in parts:
-            try:
-                columns |= part()
-            except SubjectError:  # the model does not allow this measure: its columns stay NaN, and the finding says that it was not measured
-                continue
-        return columns
-
-    # ------------------------------------------------------------------ one measure each
+        return explained, columns
 
     def _alike(self, batch: Batch, ours: Floats) -> Floats:
         """NaN where lists of different lengths cannot be compared."""
@@ -141,9 +158,11 @@ class ExplanationQualityProbe(Probe):
         except SubjectError:
             return np.full_like(ours, np.nan)
 
-    def _ends(self, batch: Batch) -> tuple[Floats, Floats]:
-        found = integrated_gradients(self.subject, batch, baseline=mean_baseline(self.subject, self.pool), steps=1)
+    def _ends(self, batch: Batch, baseline: Baseline) -> tuple[Floats, Floats]:
+        found = integrated_gradients(self.subject, batch, baseline=baseline, steps=1)
         return found.score.double().cpu().numpy(), found.baseline.double().cpu().numpy()
+
+    # ------------------------------------------------------------------ one measure each
 
     def _swapped(self, batch: Batch, explained: Mapping[str, Floats], score: Floats) -> dict[str, Floats]:
         """Deletion, insertion and claims: fields exchanged for values of like frequency."""
@@ -152,20 +171,20 @@ class ExplanationQualityProbe(Probe):
             raise SubjectError("a model of one field has no order of fields")
         swaps = Swaps(self.subject, batch, self.pool, fields, donors=self.donors, seed=self.seed)
         single = np.stack([score - swaps.scores(np.tile(one, (batch.rows, 1))) for one in np.eye(len(fields), dtype=bool)], 1)
+        empty = swaps.scores(np.ones((batch.rows, len(fields)), dtype=bool))
         out: dict[str, Floats] = {}
         for name, found in explained.items():
             if np.isnan(found).any():
                 continue
-            out |= {name_of(measure, name): values for measure, values in curves(swaps.scores, found, score).items()}
+            out |= {name_of(measure, name): values for measure, values in curves(swaps.scores, found, score, empty).items()}
             out[name_of("claims", name)] = claims_held(found, single)
         return out
 
-    def _moved(self, batch: Batch, ours: Floats) -> dict[str, Floats]:
+    def _moved(self, batch: Batch, ours: Floats, baseline: Baseline) -> dict[str, Floats]:
         """How far integrated gradients move when the row moves a little towards its baseline: the largest of some moves."""
         rng = np.random.default_rng(self.seed + 2)
         nodes, weights = path_rule("gauss_legendre", self.steps)
         fields = len(self.subject.sites(batch).fields)
-        baseline = mean_baseline(self.subject, self.pool)
         ends = np.vstack([np.ones((1, fields)), 1 - MOVED_SHARE * rng.random((MOVES, fields))])
         points = torch.from_numpy((ends[:, None, :] * nodes[:, None]).reshape(-1, fields))
         parts = []
@@ -195,9 +214,10 @@ class ExplanationQualityProbe(Probe):
         other = matrix(found, fields)
         return {name_of("baselines", OURS): cosine(ours, other), name_of("baselines", RANDOM): cosine(drawn, other)}
 
-    def _entries(self, batch: Batch) -> dict[str, Floats]:
+    def _entries(self, batch: Batch, baseline: Baseline) -> dict[str, Floats]:
         """Entries of lists dropped."""
-        found = entry_falls(self.subject, batch, self.explain_entries, seed=self.seed)
+        explain = self.explain_entries or (lambda rows: integrated_gradients(self.subject, rows, baseline=baseline, steps=self.steps))
+        found = entry_falls(self.subject, batch, explain, seed=self.seed)
         return {name_of("entries", name): values for name, values in found.items()}
 
 
@@ -210,13 +230,14 @@ def depths(fields: int) -> NDArray[np.int64]:
     return np.array(sorted(k for k in found if 1 <= k < fields), dtype=np.int64)
 
 
-def curves(scores: Callable[[NDArray[np.bool_]], Floats], contributions: Floats, score: Floats) -> dict[str, Floats]:
+def curves(scores: Callable[[NDArray[np.bool_]], Floats], contributions: Floats, score: Floats, empty: Floats | None = None) -> dict[str, Floats]:
     """How the score falls when the fields that speak for it most are exchanged first, and how it stands when they alone are kept.
 
     Args:
         scores: Logits of the rows with a set of fields exchanged, shape [B, F] to [B].
         contributions: Shape [B, F]; the largest first.
         score: Logits of the rows, shape [B].
+        empty: Those with all fields exchanged, shape [B], where they are known; the same for all explanations.
 
     Returns:
         `deletion`: mean over depths of the fall, by the trapezoid rule over shares of fields; `insertion`: mean over depths of what is kept less what is left when all are exchanged; logits,
@@ -227,7 +248,7 @@ def curves(scores: Callable[[NDArray[np.bool_]], Floats], contributions: Floats,
     rows, fields = contributions.shape
     place = np.argsort(np.argsort(-contributions, axis=1, kind="stable"), axis=1)
     taken = depths(fields)
-    empty = scores(np.ones((rows, fields), dtype=bool))
+    empty = scores(np.ones((rows, fields), dtype=bool)) if empty is None else empty
     deleted = np.stack([score, *(scores(place < k) for k in taken), empty])
     kept = np.stack([empty, *(scores(place >= k) for k in taken), score])
     share = np.concatenate([[0.0], taken / fields, [1.0]])

@@ -6,7 +6,7 @@ above the best explanation that is the same for all rows. Else the finding is UN
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from recspect.diagnosis.diagnostic import Needs, Scope
 from recspect.diagnosis.diagnostics.policy import between, require_rows
@@ -88,7 +88,7 @@ def mean_of(target: Tally, scope: Scope, measure: str, explainer: str = "", *, u
     return combined(target, scope, [(measure, explainer)], lambda means: means[0], unit=unit)
 
 
-def combined(target: Tally, scope: Scope, columns: Sequence[tuple[str, str]], value: object, *, unit: str) -> Estimate:
+def combined(target: Tally, scope: Scope, columns: Sequence[tuple[str, str]], value: Callable[[list[float]], float], *, unit: str) -> Estimate:
     """A function of several means with its interval; the same users are left out of all.
 
     Args:
@@ -105,7 +105,7 @@ def combined(target: Tally, scope: Scope, columns: Sequence[tuple[str, str]], va
     if not min(counts):
         raise Unavailable("this was not measured: the model does not allow it", hint="see the documentation of this finding")
     require_rows(min(counts), "the rows that were explained")
-    return jackknife(summaries, lambda totals: float(value([total.mean for total in totals])), unit=unit, n=int(min(counts)))  # type: ignore[operator]
+    return jackknife(summaries, lambda totals: float(value([total.mean for total in totals])), unit=unit, n=int(min(counts)))
 
 
 def ratio(above: float, below: float) -> float:
