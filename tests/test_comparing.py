@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
-from typer.testing import CliRunner
 
+from commanding import command
 from recspect.cli import app
 from recspect.comparing.comparison import CODES, compare_scores
 from recspect.comparing.pairs import figures, row_gains, slice_gains, user_gains
@@ -157,28 +157,21 @@ def test_rules_that_cannot_be(tmp_path, text):
 # ---------------------------------------------------------------------- the command
 
 
-def run(*words):
-    done = CliRunner().invoke(app, ["compare", *(str(word) for word in words)])
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return done
-
-
 def test_columns_of_scores_are_compared(tmp_path):
     rows, current, candidate = world(8, rows=40_000, users=4000, noise=(1.2, 0.1))
     pl.DataFrame({"user": rows["user"], "item": rows["item"], "country": list(rows["country"]), "click": rows["click"], "old": current, "new": candidate}).write_parquet(tmp_path / "scored.parquet")
     (tmp_path / "schema.toml").write_text('[roles]\nuser = "user"\nitem = "item"\n[[labels]]\nname = "click"\n[[fields]]\nname = "country"\nkind = "categorical"\n')
     words = ("--eval", tmp_path / "scored.parquet", "--schema", tmp_path / "schema.toml")
-    assert run("old", "new", *words).exit_code == 0
-    done = run("new", "old", *words, "--format", "json")
+    assert command(app, "compare", "old", "new", *words).exit_code == 0
+    done = command(app, "compare", "new", "old", *words, "--format", "json")
     assert done.exit_code == 1
     assert Report.from_mapping(json.loads(done.output)).find("effects.release")[0].verdict is Verdict.FAIL
     (tmp_path / "rules.toml").write_text('[[rule]]\nfigure = "auc"\nkind = "better"\nby = 0.5\n')
-    assert run("old", "new", *words, "--rules", tmp_path / "rules.toml").exit_code == 1
+    assert command(app, "compare", "old", "new", *words, "--rules", tmp_path / "rules.toml").exit_code == 1
     with pytest.raises(DataError, match="lacks the column"):
-        run("old", "newest", *words)
+        command(app, "compare", "old", "newest", *words)
     with pytest.raises(UsageError, match="not two run directories"):
-        run("old", "new")
+        command(app, "compare", "old", "new")
 
 
 def test_two_runs_are_compared_with_the_roles_of_their_fields(tmp_path):

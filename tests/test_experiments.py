@@ -7,16 +7,17 @@ import numpy as np
 import polars as pl
 import pytest
 from scipy import stats
-from typer.testing import CliRunner
 
+from commanding import command
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.finding import Report, Verdict
+from recspect.diagnosis.multiplicity import adjusted
 from recspect.diagnosis.stats.gram import Gram, GramSummary
 from recspect.errors import DataError, Unavailable, UsageError
 from recspect.experimenting.analysing import CODES, analyse
 from recspect.experimenting.arms import read_aggregated, read_arms
 from recspect.experimenting.commands import experiment_app
-from recspect.experimenting.deciding import Action, Rule, State, adjusted, decide, readings
+from recspect.experimenting.deciding import Action, Rule, State, decide, readings
 from recspect.experimenting.effects import effects
 from recspect.experimenting.looks import first_decision
 from recspect.experimenting.metric import Metric, read_metrics
@@ -368,37 +369,30 @@ def test_few_users_are_no_verdict():
 # ---------------------------------------------------------------------- the command line
 
 
-def command(*words):
-    done = CliRunner().invoke(experiment_app, [str(word) for word in words])
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return done
-
-
 def test_the_commands_end_with_the_decision(tmp_path):
     pl.DataFrame(people(18, users=30_000, lift=0.15)).write_parquet(tmp_path / "good.parquet")
     pl.DataFrame(people(19, users=3000)).write_parquet(tmp_path / "open.parquet")
     pl.DataFrame(people(20, users=30_000, lift=-0.15)).write_parquet(tmp_path / "bad.parquet")
     words = ["--arm", "arm", "--user", "user", "--metric", "orders~before", "--guardrail", "hides:5%", "--lower-is-better", "hides"]
     for name, code in (("good", 0), ("bad", 1), ("open", 3)):
-        done = command("analyse", tmp_path / f"{name}.parquet", *words)
+        done = command(experiment_app, "analyse", tmp_path / f"{name}.parquet", *words)
         assert done.exit_code == code
-    done = command("analyse", tmp_path / "good.parquet", *words, "--by", "country", "--look", "day", "--sequential", "--format", "json")
+    done = command(experiment_app, "analyse", tmp_path / "good.parquet", *words, "--by", "country", "--look", "day", "--sequential", "--format", "json")
     report = Report.from_mapping(json.loads(done.output))
     assert report.find("effects.decision")[0].verdict is Verdict.PASS
     assert "The first look that decides is" in report.find("effects.decision")[0].claim
-    assert command("analyse", tmp_path / "good.parquet", *words, "--format", "html", "--out", tmp_path / "page.html").exit_code == 0
+    assert command(experiment_app, "analyse", tmp_path / "good.parquet", *words, "--format", "html", "--out", tmp_path / "page.html").exit_code == 0
     assert "orders" in (tmp_path / "page.html").read_text()
 
 
 def test_a_plan_in_words(tmp_path):
     pl.DataFrame(people(21)).write_parquet(tmp_path / "before.parquet")
-    done = command("plan", tmp_path / "before.parquet", "--user", "user", "--metric", "orders~before", "--guardrail", "hides:5%", "--effect", "5%", "--users-per-day", "500")
+    done = command(experiment_app, "plan", tmp_path / "before.parquet", "--user", "user", "--metric", "orders~before", "--guardrail", "hides:5%", "--effect", "5%", "--users-per-day", "500")
     assert "days at 500 new users per day" in done.output
     assert "saved by what users did before" in done.output
-    assert f"{users_needed(0.09, 0.005, Design()):,} users" in command("plan", "--mean", "0.1", "--deviation", "0.3", "--effect", "5%").output
+    assert f"{users_needed(0.09, 0.005, Design()):,} users" in command(experiment_app, "plan", "--mean", "0.1", "--deviation", "0.3", "--effect", "5%").output
     with pytest.raises(UsageError, match="either the effect"):
-        command("plan", "--mean", "0.1", "--deviation", "0.3")
+        command(experiment_app, "plan", "--mean", "0.1", "--deviation", "0.3")
 
 
 # ---------------------------------------------------------------------- real experiments

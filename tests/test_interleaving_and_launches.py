@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 from scipy import stats
-from typer.testing import CliRunner
 
+from commanding import command
 from recspect.comparing.launches import foresight, read_launches
 from recspect.comparing.launches import report as launch_report
 from recspect.diagnosis.finding import Report, Verdict
@@ -95,23 +95,16 @@ def test_the_numbers_are_those_of_the_sessions():
         preference(session[:100], team[:100], click[:100])
 
 
-def run(*words):
-    done = CliRunner().invoke(experiment_app, [str(word) for word in words])
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return done
-
-
 def test_the_command_of_interleaving(tmp_path):
     session, user, team, click = sessions(3, 500, 1.2)
     pl.DataFrame({"session": session, "user": user, "team": np.array(["old", "new"])[team], "click": click}).write_parquet(tmp_path / "log.parquet")
     words = ("interleaving", tmp_path / "log.parquet", "--session", "session", "--team", "team", "--credit", "click", "--user", "user", "--format", "json")
-    assert run(*words, "--candidate", "new").exit_code == 0
-    done = run(*words)  # by name the second is "old"
+    assert command(experiment_app, *words, "--candidate", "new").exit_code == 0
+    done = command(experiment_app, *words)  # by name the second is "old"
     assert done.exit_code == 1
     assert "People prefer new" in Report.from_mapping(json.loads(done.output)).findings[0].claim
     with pytest.raises(DataError, match="expected two"):
-        run("interleaving", tmp_path / "log.parquet", "--session", "session", "--team", "user", "--credit", "click")
+        command(experiment_app, "interleaving", tmp_path / "log.parquet", "--session", "session", "--team", "user", "--credit", "click")
 
 
 # ---------------------------------------------------------------------- launches
@@ -172,11 +165,11 @@ def test_gain_as_by_hand():
 
 def test_the_command_of_launches(tmp_path):
     pl.DataFrame(past(3, launches=60)).write_csv(tmp_path / "launches.csv")
-    done = run("launches", tmp_path / "launches.csv", "--online", "online", "--offline", "m0", "--offline", "m1", "--format", "json")
+    done = command(experiment_app, "launches", tmp_path / "launches.csv", "--online", "online", "--offline", "m0", "--offline", "m1", "--format", "json")
     assert done.exit_code == 0
     assert {finding.code for finding in Report.from_mapping(json.loads(done.output)).findings} == {"effects.offline_metric"}
     pl.DataFrame(past(3, launches=5)).write_csv(tmp_path / "few.csv")
     with pytest.raises(DataError, match="5 launches say nothing"):
-        run("launches", tmp_path / "few.csv", "--online", "online", "--offline", "m0")
+        command(experiment_app, "launches", tmp_path / "few.csv", "--online", "online", "--offline", "m0")
     with pytest.raises(DataError, match="lacks the column"):
-        run("launches", tmp_path / "few.csv", "--online", "m0", "--offline", "speed")
+        command(experiment_app, "launches", tmp_path / "few.csv", "--online", "m0", "--offline", "speed")

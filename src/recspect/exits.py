@@ -1,6 +1,6 @@
 """How a command ends: its exit code, and errors that a user can mend told without a traceback. See docs/errors.md.
 
-0 healthy, 1 a FAIL finding, 2 wrong use or bad input, 70 a fault of recspect, 128 + n ended by signal n (130 Ctrl-C, 141 a
+0 healthy, 1 a FAIL finding, 2 wrong use or bad input, 3 the data cannot say yet, 70 a fault of recspect, 128 + n ended by signal n (130 Ctrl-C, 141 a
 closed pipe, 143 terminated).
 """
 
@@ -15,6 +15,8 @@ from typing import Any, NoReturn
 
 from recspect.errors import RecspectError
 
+NEEDS_DATA = 3
+"""Where a decision was asked for and the data cannot say yet; 0 is ship, 1 is hold (or an experiment that is broken)."""
 INTERRUPTED, CLOSED_PIPE, TERMINATED, OUR_FAULT = 130, 141, 143, 70
 
 RESUME = "A training that had finished an epoch can go on: recspect train --resume RUN"

@@ -42,6 +42,12 @@ class Stability:
     level: float
 
 
+def draw_families(corpus: Corpus, generator: np.random.Generator) -> Floats:
+    """How often each experiment is there when as many families as there are, at least one, are drawn with replacement, shape (experiments,)."""
+    families = int(corpus.groups.max()) + 1
+    return np.bincount(generator.integers(0, families, families), minlength=families)[corpus.groups].astype(np.float64)
+
+
 def stability(corpus: Corpus, prior: Prior, rules: Rules, noise: Floats, *, method: str = "likelihood", draws: int = 200, level: float = 0.9, seed: int = 0,
               counted: Floats | None = None) -> Stability:
     """Weights on `draws` draws of as many families as there are.
@@ -60,10 +66,9 @@ def stability(corpus: Corpus, prior: Prior, rules: Rules, noise: Floats, *, meth
     generator = np.random.default_rng(seed)
     whole = fit_latent(corpus, prior, method=method, weights=counted)
     best = normalised(choose(whole.covariance, noise, rules).values, noise)
-    families = int(corpus.groups.max()) + 1 if len(corpus) else 0
     found, cosines, qualities = [], [], []
-    for _ in range(draws if families else 0):
-        times = np.bincount(generator.integers(0, families, families), minlength=families)[corpus.groups].astype(np.float64)
+    for _ in range(draws if len(corpus) else 0):
+        times = draw_families(corpus, generator)
         drawn = fit_latent(corpus, prior, method=method, weights=times * (1.0 if counted is None else counted), start=whole.covariance if method == "likelihood" else None, close=NEAR)
         one = choose(drawn.covariance, noise, rules)
         found.append(normalised(one.values, noise))
@@ -75,7 +80,7 @@ def stability(corpus: Corpus, prior: Prior, rules: Rules, noise: Floats, *, meth
     low, high = np.quantile(found, ends, axis=0)
     quality_low, quality_high = (float(end) for end in np.quantile(qualities, ends))
     return Stability(low=low, high=high, chosen=(np.array(found) != 0).mean(0), cosine=float(np.mean(cosines)), cosine_low=float(np.quantile(cosines, 0.1)),
-                     quality_low=quality_low, quality_high=quality_high, draws=draws if families else 0, level=level)
+                     quality_low=quality_low, quality_high=quality_high, draws=draws if len(corpus) else 0, level=level)
 
 
-__all__ = ["Stability", "stability"]
+__all__ = ["NEAR", "Stability", "draw_families", "stability"]

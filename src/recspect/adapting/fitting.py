@@ -98,7 +98,7 @@ def gate_of(file: MetricFile) -> Gate:
 
 def scene_prior(corpus: Corpus, file: MetricFile, scene: str) -> Prior:
     """What all other scenes say of this one, worth `scene_experiments`; the file's beliefs where there is no other scene."""
-    others = Corpus(tuple(experiment for experiment in corpus if experiment.scene != scene))
+    others = corpus.outside_scene(scene)
     if not len(others):
         return prior_of(file)
     pooled = fit_latent(others, prior_of(file)).covariance

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recspect.adapting.latent import Prior, fit_latent, to_correlation
+from recspect.adapting.bootstrap import NEAR, draw_families
+from recspect.adapting.latent import Prior, fit_latent
 from recspect.errors import DataError, UsageError
 from recspect.experimenting.experiment import Corpus, Floats
 
@@ -60,11 +61,11 @@ def foretold(corpus: Corpus, prior: Prior, *, draws: int = 100, level: float = 0
     """
     if len(corpus) < LEAST:
         raise DataError(f"{len(corpus)} launches say nothing about metrics; {LEAST} are needed", hint="collect more launches, with their online results")
-    generator, families = np.random.default_rng(seed), int(corpus.groups.max()) + 1
-    whole = fit_latent(corpus, prior).covariance
-    drawn = [to_correlation(fit_latent(corpus, prior, weights=np.bincount(generator.integers(0, families, families), minlength=families)[corpus.groups].astype(np.float64),
-                                       start=whole, close=1e-3).covariance)[0] for _ in range(draws)]
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0) if draws else (to_correlation(whole)[0],) * 2
+    generator = np.random.default_rng(seed)
+    whole = fit_latent(corpus, prior)
+    latent = whole.correlation[0]
+    drawn = [fit_latent(corpus, prior, weights=draw_families(corpus, generator), start=whole.covariance, close=NEAR).correlation[0] for _ in range(draws)]
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0) if draws else (latent,) * 2
     found = []
     for place, name in enumerate(corpus.metrics[1:], start=1):
         both = corpus.effects[:, [0, place]]
@@ -72,7 +73,7 @@ def foretold(corpus: Corpus, prior: Prior, *, draws: int = 100, level: float = 0
         if len(x) < LEAST:
             continue
         varies = x.std() > 0 and y.std() > 0
-        found.append(Foretold(metric=name, launches=len(x), observed=float(np.corrcoef(x, y)[0, 1]) if varies else 0.0, latent=float(to_correlation(whole)[0, place]), low=float(low[place]),
+        found.append(Foretold(metric=name, launches=len(x), observed=float(np.corrcoef(x, y)[0, 1]) if varies else 0.0, latent=float(latent[place]), low=float(low[place]),
                               high=float(high[place]), same_sign=float((np.sign(x) == np.sign(y)).mean()), tau=kendall(x, y), regret=selection_regret(y, x, choices=choices, seed=seed)))
     return tuple(sorted(found, key=lambda one: -abs(one.latent)))
 

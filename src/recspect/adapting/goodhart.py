@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recspect.adapting.latent import nearest_covariance
+from recspect.adapting.latent import nearest_covariance, to_correlation
 from recspect.adapting.surprise import cusum
 from recspect.experimenting.experiment import Corpus, Floats
 
@@ -74,8 +74,7 @@ def watch(corpus: Corpus, latent: Floats, *, past: float, metrics: tuple[int, ..
         draws: Simulated healthy worlds.
         seed: Of the simulation.
     """
-    scale = np.sqrt(np.maximum(np.diag(latent), 1e-300))
-    correlation = latent[0] / (scale[0] * scale)
+    correlation = to_correlation(latent)[0]
     watched = tuple(place for place in range(1, len(latent)) if abs(correlation[place]) >= 0.1) if metrics is None else metrics
     if not watched or not len(corpus):
         return ()
@@ -89,8 +88,7 @@ def watch(corpus: Corpus, latent: Floats, *, past: float, metrics: tuple[int, ..
         sums = each.max(0)
         over = np.flatnonzero(sums >= limit)
         best = int(np.argmax(each[:, over[0] if len(over) else -1]))
-        after = told[place][best]
-        now = after[0, place] / np.sqrt(max(after[0, 0] * after[place, place], 1e-300))
+        now = to_correlation(told[place][best])[0, place]
         found.append(Suspect(metric=corpus.metrics[place], sums=sums, limit=limit, alarm=int(over[0]) if len(over) else None, kind=KINDS[best], before=float(correlation[place]), now=float(now)))
     return tuple(sorted(found, key=lambda suspect: -float(suspect.sums.max())))
 

@@ -195,4 +195,4 @@ def _off(part: Floats, whole: Floats, share: float) -> Floats:
     return (part - share * whole) / mean if mean > 0 else np.zeros(len(part))
 
 
-__all__ = ["Comparison", "Policy", "clustered_mean", "compare", "values", "wrong_signs"]
+__all__ = ["SIGNIFICANT", "Comparison", "Policy", "clustered_mean", "compare", "values", "wrong_signs"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,7 @@ class History:
     """
 
     releases: tuple[Release, ...] = ()
-    proposals: tuple[Proposal, ...] = field(default=())
+    proposals: tuple[Proposal, ...] = ()
 
     def current(self, scene: str = "") -> Release | None:
         """What is in use in a scene: its own, else that of all scenes."""
@@ -210,8 +210,6 @@ def _plain(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, (Release, Proposal, Costs)):
         return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(one) for one in value]
     if isinstance(value, float) and not math.isfinite(value):

@@ -10,16 +10,20 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from recspect.adapting.held_out import SIGNIFICANT
 from recspect.adapting.metric_file import PER_DAY, PER_USER, DeclaredMetric, MetricFile
+from recspect.adapting.posterior import NORMAL
 from recspect.adapting.user_days import DAY, EVENTS, EXPOSURES, USER, UserDays, numerator
-from recspect.diagnosis.diagnostics.policy import chi_square_p, two_sided_p
+from recspect.diagnosis.diagnostics.data.sample_ratio import chance_of_sizes
+from recspect.diagnosis.diagnostics.policy import two_sided_p
 from recspect.diagnosis.source import read
+from recspect.diagnosis.stats.hashes import wilson
 from recspect.errors import DataError, Unavailable, listing
 from recspect.experimenting.arms import read_arms
 from recspect.experimenting.effects import effects
 from recspect.experimenting.experiment import Corpus, Experiment, Floats
 from recspect.experimenting.metric import Metric
-from recspect.experimenting.tables import CONTROL
+from recspect.experimenting.tables import CONTROL, whole_table
 
 MISMATCH = 0.0005
 """Chance of arm sizes, or of exposed shares, below which an experiment is not trusted (as is usual for sample-ratio checks)."""
@@ -62,8 +66,7 @@ def measure(days: UserDays, assignments: Any, file: MetricFile, *, shares: Mappi
     lacking = [needed for needed in ASSIGNED if needed not in source.columns]
     if lacking:
         raise DataError(f"{source.name} lacks the columns {listing(lacking)} of assignments", hint=f"needed: {', '.join(ASSIGNED)}")
-    frame = source.frame()
-    table = (pl.concat([pl.DataFrame({name: batch[name] for name in source.columns}) for batch in source.batches()]) if frame is None else frame.collect(backend="polars").to_native())
+    table = whole_table(source)
     table = table.with_columns(pl.col(USER).cast(pl.String), pl.col("experiment").cast(pl.String), pl.col("arm").cast(pl.String), _as_date(table, "start"), *([_as_date(table, "end")] if "end" in table.columns else []))
     if stored is not None:
         names = table[USER].unique().to_list()
@@ -107,8 +110,7 @@ def distrust(users: pl.DataFrame, arm: str, shares: Mapping[str, float] | None =
     """
     sizes = np.array([users.filter(pl.col("arm") == name).height for name in (CONTROL, arm)], np.float64)
     meant = np.array([1.0, 1.0] if shares is None else [shares.get(CONTROL, 0.0), shares.get(arm, 0.0)])
-    expected = meant / meant.sum() * sizes.sum()
-    p = chi_square_p(float(((sizes - expected) ** 2 / expected).sum()), 1)
+    p = chance_of_sizes(sizes, meant / meant.sum())
     if p < MISMATCH:
         return f"sample ratio: {sizes[0]:,.0f} users of {CONTROL} and {sizes[1]:,.0f} of {arm}, chance {p:.2g}"
     exposed = np.array([users.filter(pl.col("arm") == name)["exposed"].mean() or 0.0 for name in (CONTROL, arm)], np.float64)
@@ -127,16 +129,14 @@ def null_significance(z: Floats) -> tuple[float, float, float, float]:
     Returns:
         Share, low, high, and the chance; a share outside [0.04, 0.06] with an interval that excludes 0.05, or a chance below 0.01, says that errors are computed wrongly.
     """
-    from recspect.adapting.posterior import NORMAL
-
     n = len(z)
-    share, reach = float((np.abs(z) > 1.96).mean()), 1.96**2 / n
-    centre, half = (share + reach / 2) / (1 + reach), 1.96 * ((share * (1 - share) + reach / 4) / n) ** 0.5 / (1 + reach)
+    share = float((np.abs(z) > SIGNIFICANT).mean())
+    low, high = wilson(share, n, 0.95)
     ranks = np.array([NORMAL.cdf(float(one)) for one in np.sort(z)])
     distance = max(float((np.arange(1, n + 1) / n - ranks).max()), float((ranks - np.arange(n) / n).max()))
     at = (n**0.5 + 0.12 + 0.11 / n**0.5) * distance  # Stephens 1970
     chance = float(np.clip(2 * sum((-1) ** (k - 1) * np.exp(-2 * k * k * at * at) for k in range(1, 101)), 0.0, 1.0)) if at > 0.2 else 1.0
-    return share, max(0.0, centre - half), min(1.0, centre + half), chance
+    return share, low, high, chance
 
 
 def _as_date(table: pl.DataFrame, name: str) -> pl.Expr:

@@ -68,7 +68,7 @@ def propose(corpus: Corpus, file: MetricFile, history: History, *, scene: str = 
     # Costs are the business's to set: both policies decide by the new ones, and what is compared is the metric.
     policy = replace(current.policy, costs=fitted.policy.costs)
     try:
-        others = tuple(experiment for experiment in corpus if scene and experiment.scene != scene)
+        others = corpus.outside_scene(scene).experiments if scene else ()
         found = compare(part, fitter(file, scene=scene, others=others, recent=recent), policy)
     except UsageError as error:
         passed, reasons = False, (f"no: {error.message}",)
@@ -135,9 +135,8 @@ def explain(current: Release, new: Release, fitted: Fitted, file: MetricFile, sh
     return lines
 
 
-def retirement(corpus: Corpus, release: Release) -> Comparison:
+def retirement(unseen: Corpus, release: Release) -> Comparison:
     """The release in use against the north star alone, on experiments that it was not fitted on."""
-    unseen = Corpus(tuple(experiment for experiment in corpus if experiment.name not in set(release.experiments)))
     return compare(unseen, lambda _: release.policy, north_star_alone(release.policy))
 
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from recspect.adapting.held_out import clustered_mean
-from recspect.adapting.latent import Latent, Prior, fit_latent, to_correlation
+from recspect.adapting.latent import Latent, Prior, fit_latent
 from recspect.adapting.weights import Rules, choose, quality
 from recspect.experimenting.experiment import Corpus, Floats
+from recspect.experimenting.heterogeneity import cochran_q
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +46,8 @@ def fit_scenes(corpus: Corpus, prior: Prior, *, worth: float = 40.0, method: str
         method: As in `fit_latent`.
     """
     pooled = fit_latent(corpus, prior, method=method)
-    towards = Prior(_nearest_correlation(pooled.covariance), worth, np.diag(pooled.covariance).copy())
+    towards = Prior(pooled.correlation, worth, np.diag(pooled.covariance).copy())
     return pooled, {scene: fit_latent(corpus.of_scene(scene), towards, method=method) for scene in corpus.scenes}
-
-
-def _nearest_correlation(covariance: Floats) -> Floats:
-    found = to_correlation(covariance)
-    return (found + found.T) / 2
 
 
 def heterogeneity(corpus: Corpus, weights: Floats, *, least: int = 10) -> Heterogeneity:
@@ -75,8 +71,7 @@ def heterogeneity(corpus: Corpus, weights: Floats, *, least: int = 10) -> Hetero
     found = np.array(list(slopes.values())).reshape(-1, 2)
     if len(found) < 2:
         return Heterogeneity(slopes=slopes, q=0.0, i_squared=0.0, scenes=len(found))
-    precision = 1 / np.maximum(found[:, 1], 1e-300) ** 2
-    q = float((precision * (found[:, 0] - np.average(found[:, 0], weights=precision)) ** 2).sum())  # Cochran's
+    q = cochran_q(found[:, 0], np.maximum(found[:, 1], 1e-150) ** 2)
     return Heterogeneity(slopes=slopes, q=q, i_squared=max(0.0, 1 - (len(found) - 1) / q) if q > 0 else 0.0, scenes=len(found))
 
 
@@ -84,7 +79,7 @@ def left_out_quality(corpus: Corpus, prior: Prior, rules: Rules, noise: Floats) 
     """Per scene: the proxy quality there of weights learnt on the other scenes, judged by the scene's own covariance; NaN where there is no other scene."""
     found = {}
     for scene in corpus.scenes:
-        others = Corpus(tuple(experiment for experiment in corpus if experiment.scene != scene))
+        others = corpus.outside_scene(scene)
         if not len(others):
             found[scene] = math.nan
             continue

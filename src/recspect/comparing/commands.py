@@ -8,10 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from recspect.errors import Unavailable, UsageError
-from recspect.exits import printable
+from recspect.exits import NEEDS_DATA, printable
 from recspect.printing import Format, FormatOption, OutOption, show
-
-NEEDS_DATA = 3
 
 
 def mount(app: typer.Typer, console: Any) -> None:
@@ -56,9 +54,10 @@ def mount(app: typer.Typer, console: Any) -> None:
                 from recspect.schema import Schema
 
                 known = Schema.read(schema).with_roles(score=None)
-                rows = all_rows(eval_table)
-                require_columns(read(eval_table), (current, candidate))
-                validate(known, read(eval_table), need=("label",))
+                source = read(eval_table)
+                require_columns(source, (current, candidate))
+                validate(known, source, need=("label",))
+                rows = all_rows(source)
                 found = compare_scores(rows, known, rows.numbers(current), rows.numbers(candidate), rules=declared, names=(current, candidate), provenance={"data": str(eval_table)})
         except Unavailable as reason:
             raise UsageError(reason.reason, hint=reason.hint) from None

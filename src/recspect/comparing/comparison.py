@@ -213,7 +213,7 @@ def _fields(found: Sequence[Role]) -> list[Finding]:
 
 
 def _release(decision: ReleaseDecision, names: tuple[str, str]) -> Finding:
-    verdict = {Action.SHIP: Verdict.PASS, Action.HOLD: Verdict.FAIL, Action.NEEDS_DATA: Verdict.UNKNOWN}[decision.action]
+    verdict = decision.action.verdict
     said = [reason for reason, state in zip(decision.reasons, decision.states, strict=True) if (state == BROKEN if decision.action is Action.HOLD else state != HOLDS)] or list(decision.reasons)
     return Finding(code="effects.release", verdict=verdict, claim=f"{decision.action.capitalize()} {names[1]}: {'; '.join(said)}.",
                    threshold="all declared rules hold, by whole intervals" if verdict is not Verdict.UNKNOWN else "give more rows held out from both models", evidence=(Reasons(title=f"Why {decision.action}?", items=decision.reasons),))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.diagnostics.policy import (
@@ -18,15 +17,16 @@ from recspect.diagnosis.diagnostics.policy import (
     two_sided_p,
 )
 from recspect.diagnosis.estimate import Estimate
-from recspect.diagnosis.jackknife import estimate_from, jackknife
+from recspect.diagnosis.jackknife import estimate_of_mean, jackknife, t_quantile
+from recspect.diagnosis.multiplicity import adjusted
 from recspect.diagnosis.stat import Bucketed, category_name
+from recspect.diagnosis.stats.hashes import wilson
 from recspect.diagnosis.stats.measures import NDCG, AreaUnderCurve
 from recspect.diagnosis.stats.ranking import PerUnit
 from recspect.diagnosis.stats.score_label import ScoreLabel, ScoreLabelSummary
 from recspect.errors import Unavailable
-from recspect.experimenting.deciding import adjusted
+from recspect.experimenting.experiment import Floats
 
-Floats = NDArray[np.float64]
 CANDIDATE, CURRENT = "@score", "@score:other"
 BUCKETS = 50
 MOST_VALUES = 100
@@ -126,8 +126,8 @@ def figures(rows: Batch, *, binary: bool, users: bool) -> tuple[Figure, ...]:
     if not binary:
         require_rows(rows.rows, "the compared rows")
         gain, loss = row_gains(rows, binary=False)
-        found = _mean_gain(gain, rows.buckets("@cluster", BUCKETS), unit="squared error")
-        return (Figure(name="squared_error", current=float(loss.mean()), candidate=float((loss - gain).mean()), gain=found, p=_p(found)),)
+        found = estimate_of_mean(gain, rows.buckets("@cluster", BUCKETS), unit="squared error")
+        return (Figure(name="squared_error", current=float(loss.mean()), candidate=float((loss - gain).mean()), gain=found, p=p_of_nothing(found)),)
     ours, theirs = (Bucketed(stat=ScoreLabel(score=column), by="@cluster", buckets=BUCKETS).summarize(rows) for column in (CANDIDATE, CURRENT))
     total: ScoreLabelSummary = ours.total
     require_classes(total.positive, total.count, "the compared rows")
@@ -135,7 +135,7 @@ def figures(rows: Batch, *, binary: bool, users: bool) -> tuple[Figure, ...]:
     found_ = []
     for name, value, sign in wanted:
         gain_ = jackknife([ours, theirs], lambda t, value=value, sign=sign: sign * (value(t[0]) - value(t[1])), unit=UNITS[name], n=int(total.count))  # type: ignore[misc]
-        found_.append(Figure(name=name, current=value(theirs.total), candidate=value(total), gain=gain_, p=_p(gain_)))
+        found_.append(Figure(name=name, current=value(theirs.total), candidate=value(total), gain=gain_, p=p_of_nothing(gain_)))
     return (*found_, *(_of_lists(rows) if users else ()))
 
 
@@ -158,7 +158,7 @@ def _of_lists(rows: Batch) -> list[Figure]:
         if users < ENOUGH_ROWS:
             continue
         gain = jackknife([ours, theirs], lambda t, measure=measure: t[0].mean(measure) - t[1].mean(measure), unit=UNITS[name], n=int(users), of="users")  # type: ignore[misc]
-        found.append(Figure(name=name, current=theirs.total.mean(measure), candidate=ours.total.mean(measure), gain=gain, p=_p(gain)))
+        found.append(Figure(name=name, current=theirs.total.mean(measure), candidate=ours.total.mean(measure), gain=gain, p=p_of_nothing(gain)))
     return found
 
 
@@ -176,8 +176,8 @@ def slice_gains(rows: Batch, fields: Sequence[str], *, binary: bool) -> tuple[Sl
             count, positives = int(mine.sum()), int((label[mine] == 1).sum()) if binary else 0
             if count < ENOUGH_ROWS or count == rows.rows or (binary and positives < ENOUGH_OF_A_CLASS):
                 continue
-            estimate = _mean_gain(gain[mine], which[mine], unit=UNITS["log_loss" if binary else "squared_error"])
-            found.append({"field": field, "value": "" if code < 0 else category_name(column.values[code]), "gain": estimate, "p": _p(estimate), "rows": count, "positives": positives,
+            estimate = estimate_of_mean(gain[mine], which[mine], unit=UNITS["log_loss" if binary else "squared_error"])
+            found.append({"field": field, "value": "" if code < 0 else category_name(column.values[code]), "gain": estimate, "p": p_of_nothing(estimate), "rows": count, "positives": positives,
                           "relative": estimate.value / float(loss[mine].mean()) if loss[mine].mean() > 0 else 0.0})
     rates = adjusted([one["p"] for one in found])
     return tuple(sorted((SliceGain(**one, rate=rate) for one, rate in zip(found, rates, strict=True)), key=lambda one: (one.relative, one.name)))
@@ -203,26 +203,15 @@ def user_gains(rows: Batch, *, binary: bool) -> UserGains:
 
 
 def _share(share: float, n: int, unit: str) -> Estimate:
-    """Wilson's interval (Wilson 1927)."""
-    z = 1.959964
-    centre, reach = (share + z * z / (2 * n)) / (1 + z * z / n), z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Estimate(value=share, low=max(0.0, float(centre - reach)), high=min(1.0, float(centre + reach)), unit=unit, n=n, of="users")
+    low, high = wilson(share, n, 0.95)
+    return Estimate(value=share, low=low, high=high, unit=unit, n=n, of="users")
 
 
-def _mean_gain(gain: Floats, which: NDArray[np.int64], *, unit: str) -> Estimate:
-    """Mean over rows, its interval by leaving out buckets of users."""
-    sums, counts = np.bincount(which, weights=gain, minlength=BUCKETS), np.bincount(which, minlength=BUCKETS)
-    there = counts > 0
-    left = counts.sum() - counts[there]
-    replicas = (sums.sum() - sums[there]) / np.maximum(left, 1)
-    return estimate_from(float(gain.mean()), replicas, unit=unit, n=len(gain))
-
-
-def _p(gain: Estimate) -> float:
-    """Two-sided, of a gain of 0, from the interval's width (Student t of 49 degrees of freedom)."""
+def p_of_nothing(gain: Estimate) -> float:
+    """Two-sided, of a gain of 0, from the width of its 95% interval (Student t of 49 degrees of freedom)."""
     if not gain.error:
         return 1.0 if gain.value == 0 or gain.error is None else 0.0
-    return two_sided_p(gain.value / (gain.error / 2.0096), BUCKETS - 1)
+    return two_sided_p(gain.value / (gain.error / t_quantile(0.95, BUCKETS - 1)), BUCKETS - 1)
 
 
 def in_words(figure: Figure) -> str:
@@ -231,4 +220,4 @@ def in_words(figure: Figure) -> str:
     return f"{figure.name} {figure.candidate:.{digits}f} against {figure.current:.{digits}f}"
 
 
-__all__ = ["CANDIDATE", "CURRENT", "UNITS", "Figure", "SliceGain", "UserGains", "figures", "in_words", "row_gains", "slice_gains", "user_gains"]
+__all__ = ["CANDIDATE", "CURRENT", "UNITS", "Figure", "SliceGain", "UserGains", "figures", "in_words", "p_of_nothing", "row_gains", "slice_gains", "user_gains"]

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from recspect.diagnosis.diagnostics.policy import two_sided_p
+from recspect.comparing.pairs import p_of_nothing
 from recspect.diagnosis.estimate import Estimate
-from recspect.diagnosis.multiplicity import FALSE_DISCOVERIES
+from recspect.diagnosis.multiplicity import FALSE_DISCOVERIES, adjusted
 from recspect.errors import SubjectError, Unavailable
-from recspect.experimenting.deciding import adjusted
 from recspect.schema import Schema
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def roles(current: TorchSubject, candidate: TorchSubject, rows: Any, schema: Sch
         error = math.hypot(one.error or 0.0, other.error or 0.0)
         value = other.value - one.value
         change = Estimate(value=value, low=value - error, high=value + error, unit="change of the reliance score", n=one.n)
-        pairs.append((field, one, other, change, two_sided_p(value / (error / 2.0096), 49) if error else float(value == 0)))
+        pairs.append((field, one, other, change, p_of_nothing(change)))
     rates = adjusted([p for *_, p in pairs])
     made = [Role(field=field, current=one, candidate=other, change=change, rate=rate) for (field, one, other, change, _), rate in zip(pairs, rates, strict=True)]
     return tuple(sorted(made, key=lambda role: (-abs(role.change.value), role.field)))

@@ -112,6 +112,22 @@ def estimate_from(point: float, replicas: NDArray[np.float64], *, unit: str, n: 
     return Estimate(value=point, low=point - reach, high=point + reach, unit=unit, n=n, of=of, level=level)
 
 
+def estimate_of_mean(values: NDArray[np.float64], which: NDArray[np.int64], *, unit: str, of: str = "rows", level: float = 0.95) -> Estimate:
+    """The mean of values, its interval by leaving out one bucket after another; see `jackknife`.
+
+    Args:
+        values: Shape (rows,), at least one.
+        which: The bucket of each, 0 or more, shape (rows,).
+        unit: Of the values.
+        of: What the rows are called.
+        level: Coverage.
+    """
+    sums, counts = np.bincount(which, weights=values), np.bincount(which)
+    there = counts > 0
+    replicas = (sums.sum() - sums[there]) / np.maximum(len(values) - counts[there], 1)
+    return estimate_from(float(values.mean()), replicas, unit=unit, n=len(values), of=of, level=level)
+
+
 def t_quantile(level: float, freedom: int) -> float:
     """Two-sided Student t quantile by the Cornish-Fisher expansion (Abramowitz and Stegun 26.7.5); 1e-3 for freedom >= 5."""
     z = NormalDist().inv_cdf((1 + level) / 2)

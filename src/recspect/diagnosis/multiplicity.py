@@ -38,6 +38,16 @@ class Check:
         return self.p_value if self.effect > self.minimum else 1.0
 
 
+def adjusted(p: Sequence[float]) -> list[float]:
+    """P-values adjusted for false discoveries (Benjamini and Hochberg 1995): the smallest rate at which each would be one."""
+    values = np.asarray(p, np.float64)
+    order = np.argsort(-values)
+    ranks = np.arange(len(values), 0, -1)
+    found = np.empty(len(values))
+    found[order] = np.minimum.accumulate(np.minimum(values[order] * len(values) / ranks, 1.0))
+    return [float(value) for value in found]
+
+
 def p_limit(checks: Sequence[Check], *, level: float = FALSE_DISCOVERIES) -> float:
     """The largest p-value that is an alarm, over all checks of a run; 0 when none is.
 

@@ -13,7 +13,7 @@ from recspect.diagnosis.diagnostics.data.sample_ratio import CHANCE, chance_of_s
 from recspect.diagnosis.diagnostics.policy import number, percent, plural, with_normal_interval
 from recspect.diagnosis.evidence import Bars, RankedTable, Reasons
 from recspect.diagnosis.finding import Finding, Place, Remedy, Report, Verdict
-from recspect.diagnosis.multiplicity import FALSE_DISCOVERIES
+from recspect.diagnosis.multiplicity import FALSE_DISCOVERIES, adjusted
 from recspect.errors import Unavailable, UsageError, listing
 from recspect.experimenting.arms import Arms
 from recspect.experimenting.deciding import (
@@ -22,7 +22,6 @@ from recspect.experimenting.deciding import (
     Reading,
     Rule,
     State,
-    adjusted,
     decide,
     in_words,
     readings,
@@ -30,7 +29,7 @@ from recspect.experimenting.deciding import (
 )
 from recspect.experimenting.effects import effects
 from recspect.experimenting.heterogeneity import heterogeneity
-from recspect.experimenting.looks import course, told
+from recspect.experimenting.looks import course, looks, told
 from recspect.experimenting.metric import Metric
 
 CODES: Mapping[str, str] = {
@@ -102,8 +101,9 @@ def analyse(arms: Arms, metrics: Sequence[Metric], *, control: str = "", rule: R
     decisions = _best_of(decisions, read, arms, metrics, rule)
     rates = dict(zip([(one.arm, one.metric.name) for one in read], adjusted([one.p for one in read]), strict=True))
     findings += [_metric(one, rates[one.arm, one.metric.name], rule) for one in read]
-    findings += [_decision(decision, rule, "" if broken else told(arms, metrics, control, decision, rule)) for decision in decisions]
-    overview = (*_overview(read, rates, rule), *(curve for arm in treatments if not broken for curve in course(arms, metrics, control, arm, rule)))
+    seen = {} if broken else {arm: tuple(looks(arms, metrics, control, arm, rule)) for arm in treatments}
+    findings += [_decision(decision, rule, "" if broken else told(seen[decision.arm], arms, rule)) for decision in decisions]
+    overview = (*_overview(read, rates, rule), *(curve for arm in seen for curve in course(seen[arm], metrics, arm, rule)))
     return Analysis(report=Report(findings=tuple(findings), overview=overview, title=title or "experiment", provenance=dict(provenance or {})), decisions=tuple(decisions),
                     readings=tuple(read))
 
@@ -204,7 +204,7 @@ def _slices(arms: Arms, column: str, control: str, arm: str, metrics: Sequence[M
 
 
 def _decision(decision: Decision, rule: Rule, when: str) -> Finding:
-    verdict = {Action.SHIP: Verdict.PASS, Action.HOLD: Verdict.FAIL, Action.NEEDS_DATA: Verdict.UNKNOWN}[decision.action]
+    verdict = decision.action.verdict
     return Finding(code="effects.decision", verdict=verdict, place=Place(kind="arm", name=decision.arm), claim=f"{decision.action.capitalize()} {decision.arm}: {'; '.join(decision.reasons)}.{when}",
                    threshold=("Ship when a success metric is surely better, every guardrail surely within its margin and no success metric surely worse; hold when something is surely worse"
                               + (f" or no success metric can gain {percent(rule.least)} any more" if rule.least else "") if verdict is not Verdict.UNKNOWN else "wait for more users"),

@@ -8,13 +8,10 @@ from typing import Annotated
 import typer
 
 from recspect.errors import UsageError
-from recspect.exits import printable
+from recspect.exits import NEEDS_DATA, printable
 from recspect.printing import Format, FormatOption, OutOption, show
 
 experiment_app = typer.Typer(no_args_is_help=True, help="Did it do good: experiments and logged choices.")
-
-NEEDS_DATA = 3
-"""Exit code where the data cannot say yet; 0 is ship, 1 is hold (or an experiment that is broken)."""
 
 TableArgument = Annotated[Path, typer.Argument(help="table: Parquet, CSV, Arrow; a row per user or per event, or per arm with --count")]
 MetricOption = Annotated[list[str] | None, typer.Option("--metric", help="success metric: NAME, NAME=COLUMN, NAME=COLUMN/COLUMN; with ~COLUMN for the same before (repeatable)")]
@@ -137,11 +134,7 @@ def interleaving(log: Annotated[Path, typer.Argument(help="a row per shown item:
     if out is not None:
         require_writable(out)
     try:
-        found = read_preference(log, session=session, team=team, credit=credit, user=user, sequential=sequential)
-        if candidate and candidate != found.names[1]:
-            if candidate != found.names[0]:
-                raise UsageError(f"there is no team {candidate!r}; teams: {found.names[0]!r}, {found.names[1]!r}")
-            found = read_preference(log, session=session, team=team, credit=credit, user=user, sequential=sequential, names=(found.names[1], found.names[0]))
+        found = read_preference(log, session=session, team=team, credit=credit, user=user, candidate=candidate, sequential=sequential)
     except Unavailable as reason:
         raise UsageError(reason.reason, hint=reason.hint) from None
     show(report(found, provenance={"data": str(log)}), output, out)
@@ -171,10 +164,9 @@ def _share(text: str, option: str) -> float:
     Raises:
         UsageError: Neither, or negative.
     """
-    try:
-        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        value = -1.0
+    from recspect.experimenting.metric import proportion
+
+    value = proportion(text)
     if not 0 <= value < 10:
         raise UsageError(f"{option} is {text!r}", hint="a share such as 2% or 0.02")
     return value

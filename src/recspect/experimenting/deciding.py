@@ -15,8 +15,9 @@ from statistics import NormalDist
 
 import numpy as np
 
-from recspect.diagnosis.diagnostics.policy import ENOUGH_ROWS, percent
+from recspect.diagnosis.diagnostics.policy import ENOUGH_ROWS, percent, two_sided_p
 from recspect.diagnosis.estimate import Estimate
+from recspect.diagnosis.finding import Verdict
 from recspect.errors import UsageError
 from recspect.experimenting.effects import Effects
 from recspect.experimenting.metric import Metric
@@ -29,6 +30,11 @@ class Action(StrEnum):
     SHIP = "ship"
     HOLD = "hold"
     NEEDS_DATA = "needs data"
+
+    @property
+    def verdict(self) -> Verdict:
+        """How a finding tells it."""
+        return {Action.SHIP: Verdict.PASS, Action.HOLD: Verdict.FAIL, Action.NEEDS_DATA: Verdict.UNKNOWN}[self]
 
 
 class State(StrEnum):
@@ -156,7 +162,7 @@ def _interval(value: float, variance: float, alpha: float, users: int, rule: Rul
         return value - reach, value + reach, float(p_values([value], [variance], mixture)[0])
     error = math.sqrt(variance)
     reach = NormalDist().inv_cdf(1 - alpha / 2) * error
-    return value - reach, value + reach, math.erfc(abs(value) / error / math.sqrt(2))
+    return value - reach, value + reach, two_sided_p(value / error)
 
 
 def _state(metric: Metric, ends: tuple[float, float], loose: tuple[float, float], least: float, *, relative: bool) -> State:
@@ -223,14 +229,4 @@ def users_missing(read: Sequence[Reading], rule: Rule) -> str:
     return f"about {rounded:,.0f} users of both arms are needed for {name} (80% power; {'the margin' if any(one.metric.name == name and one.metric.guardrail for one in read) else 'the least gain that matters' if rule.least else 'the difference seen, which is a guess'})"
 
 
-def adjusted(p: Sequence[float]) -> list[float]:
-    """P-values adjusted for false discoveries (Benjamini and Hochberg 1995): the smallest rate at which each would be one."""
-    values = np.asarray(p, np.float64)
-    order = np.argsort(-values)
-    ranks = np.arange(len(values), 0, -1)
-    found = np.empty(len(values))
-    found[order] = np.minimum.accumulate(np.minimum(values[order] * len(values) / ranks, 1.0))
-    return [float(value) for value in found]
-
-
-__all__ = ["Action", "Decision", "Reading", "Rule", "State", "adjusted", "decide", "in_words", "readings", "sentence", "users_missing"]
+__all__ = ["Action", "Decision", "Reading", "Rule", "State", "decide", "in_words", "readings", "sentence", "users_missing"]

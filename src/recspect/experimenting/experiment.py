@@ -169,6 +169,10 @@ class Corpus:
         """The experiments of one scene."""
         return Corpus(tuple(experiment for experiment in self.experiments if experiment.scene == scene))
 
+    def outside_scene(self, scene: str) -> Corpus:
+        """The experiments of all other scenes."""
+        return Corpus(tuple(experiment for experiment in self.experiments if experiment.scene != scene))
+
     def take(self, places: Iterable[int]) -> Corpus:
         """The experiments at these places."""
         return Corpus(tuple(self.experiments[place] for place in places))

@@ -77,9 +77,13 @@ def cochran(differences: Floats, variance: Floats) -> float:
     """Chance of effects so different, by Cochran's Q with len - 1 degrees of freedom; 1 where nothing varies."""
     if not (variance > 0).all() or len(differences) < 2:
         return 1.0
-    weight = 1 / variance
-    centre = float((weight * differences).sum() / weight.sum())
-    return chi_square_p(float((weight * (differences - centre) ** 2).sum()), len(differences) - 1)
+    return chi_square_p(cochran_q(differences, variance), len(differences) - 1)
 
 
-__all__ = ["Heterogeneity", "cochran", "heterogeneity"]
+def cochran_q(values: Floats, variance: Floats) -> float:
+    """Cochran's Q: squared distances from the mean, each in its sampling variance, which is above 0."""
+    precision = 1 / variance
+    return float((precision * (values - np.average(values, weights=precision)) ** 2).sum())
+
+
+__all__ = ["Heterogeneity", "cochran", "cochran_q", "heterogeneity"]

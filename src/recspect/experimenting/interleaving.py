@@ -20,7 +20,7 @@ from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.evidence import Bars
 from recspect.diagnosis.finding import Finding, Place, Report, Verdict
 from recspect.diagnosis.hashing import bucket
-from recspect.diagnosis.jackknife import estimate_from, t_quantile
+from recspect.diagnosis.jackknife import estimate_of_mean, t_quantile
 from recspect.diagnosis.source import read, require_columns
 from recspect.errors import DataError, Unavailable, UsageError, listing
 from recspect.experimenting.policies import texts
@@ -112,14 +112,12 @@ def preference(session: NDArray[Any], team: NDArray[np.int64], credit: NDArray[n
     first[codes[::-1]] = np.arange(len(codes))[::-1]  # the first row of each session
     owner = (session if user is None else user)[first][with_credit]
     which = bucket(np.asarray(owner), BUCKETS)
-    sums, counts = np.bincount(which, weights=sign, minlength=BUCKETS), np.bincount(which, minlength=BUCKETS)
-    there = counts > 0
-    n = len(sign)
-    estimate = estimate_from(float(sign.mean()), (sums.sum() - sums[there]) / np.maximum(n - counts[there], 1), unit="share of sessions preferring the second team, less 1/2", n=n, of="sessions", level=level)
+    n, freedom = len(sign), len(np.unique(which)) - 1
+    estimate = estimate_of_mean(sign, which, unit="share of sessions preferring the second team, less 1/2", of="sessions", level=level)
     if not estimate.has_interval:
         raise Unavailable("the sessions are of too few users for an interval", hint="give sessions of more users")
-    spread = (estimate.error or 0.0) / t_quantile(level, int(there.sum()) - 1)
-    p = two_sided_p(estimate.value / spread, int(there.sum()) - 1) if spread else float(estimate.value == 0)
+    spread = (estimate.error or 0.0) / t_quantile(level, freedom)
+    p = two_sided_p(estimate.value / spread, freedom) if spread else float(estimate.value == 0)
     if sequential and spread:
         mixture = mixture_variance(spread**2 * n / planned_sessions, 1 - level)
         reach = float(half_width(spread**2, mixture, 1 - level))
@@ -127,18 +125,19 @@ def preference(session: NDArray[Any], team: NDArray[np.int64], credit: NDArray[n
     return Preference(names=names, wins=int((sign > 0).sum()), losses=int((sign < 0).sum()), ties=int((sign == 0).sum()), share=estimate, p=p)
 
 
-def read_preference(data: Any, *, session: str, team: str, credit: str, user: str = "", names: tuple[str, str] | None = None, sequential: bool = False, planned_sessions: int = PLANNED_USERS) -> Preference:
+def read_preference(data: Any, *, session: str, team: str, credit: str, user: str = "", candidate: str = "", sequential: bool = False, planned_sessions: int = PLANNED_USERS) -> Preference:
     """The preference from a log with a row per shown item.
 
     Args:
         data: Anything that `read` takes.
         session, team, credit: Columns; the team is empty for items of neither.
         user: Column of the user; empty where every session is its own.
-        names: Of the teams, the second is the one told about; in order of the alphabet where None.
+        candidate: The team that is told about; the second in order of the alphabet where empty.
         sequential, planned_sessions: See `preference`.
 
     Raises:
         DataError: Columns that are missing, or another number of teams than two.
+        UsageError: The candidate is no team.
     """
     source = read(data)
     columns = (session, team, credit, *([user] if user else []))
@@ -149,14 +148,16 @@ def read_preference(data: Any, *, session: str, team: str, credit: str, user: st
     rows = concatenate(batches)
     found = np.array(texts(rows, team), dtype=object)
     known = sorted({name for name in found if name})
-    wanted = tuple(known) if names is None else names
-    if len(wanted) != 2 or not set(known) <= set(wanted):
+    if len(known) != 2:
         raise DataError(f"column {team!r} names the teams {listing(known)}, expected two", hint="the team that picked the item, empty for items of neither")
-    number = np.select([found == wanted[0], found == wanted[1]], [0, 1], -1)
+    if candidate and candidate not in known:
+        raise UsageError(f"there is no team {candidate!r}; teams: {known[0]!r}, {known[1]!r}")
+    names = (known[1], known[0]) if candidate == known[0] else (known[0], known[1])
+    number = np.select([found == name for name in names], [0, 1], -1)
     amount = np.nan_to_num(rows.numbers(credit))
     if amount.min(initial=0.0) < 0:
         raise DataError(f"column {credit!r} holds credit below 0", hint="clicks, or what else is good")
-    return preference(np.array(texts(rows, session), dtype=object).astype(str), number, amount, user=np.array(texts(rows, user), dtype=object).astype(str) if user else None, names=(wanted[0], wanted[1]),
+    return preference(np.array(texts(rows, session), dtype=object).astype(str), number, amount, user=np.array(texts(rows, user), dtype=object).astype(str) if user else None, names=names,
                       sequential=sequential, planned_sessions=planned_sessions)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from recspect.diagnosis.evidence import Curve, Line
@@ -43,23 +43,26 @@ def looks(arms: Arms, metrics: Sequence[Metric], control: str, arm: str, rule: R
 
 def first_decision(arms: Arms, metrics: Sequence[Metric], control: str, arm: str, rule: Rule) -> Look | None:
     """The first look at which the rule said ship or hold; None where none did. Only with a sequential rule may one stop there."""
-    return next((look for look in looks(arms, metrics, control, arm, rule) if look.decision.action is not Action.NEEDS_DATA), None)
+    return _first(looks(arms, metrics, control, arm, rule))
 
 
-def told(arms: Arms, metrics: Sequence[Metric], control: str, decision: Decision, rule: Rule) -> str:
-    """A sentence on when the decision could have been taken; empty where there is nothing to tell, or the intervals do not allow it."""
+def _first(seen: Iterable[Look]) -> Look | None:
+    return next((look for look in seen if look.decision.action is not Action.NEEDS_DATA), None)
+
+
+def told(seen: Sequence[Look], arms: Arms, rule: Rule) -> str:
+    """A sentence on when the decision on a treatment, of which these are the looks, could have been taken; empty where there is nothing to tell, or the intervals do not allow it."""
     if not rule.sequential or len(arms.looks) < 2:
         return ""
-    first = first_decision(arms, metrics, control, decision.arm, rule)
+    first = _first(seen)
     if first is None:
         return f" None of {len(arms.looks)} looks would have decided."
     return f" The first look that decides is {first.at:g} of {arms.looks[-1][0]:g}: {first.decision.action}, with {first.readings[0].estimate.basis}."
 
 
-def course(arms: Arms, metrics: Sequence[Metric], control: str, arm: str, rule: Rule) -> tuple[Curve, ...]:
-    """Of every metric its interval after each look."""
+def course(seen: Sequence[Look], metrics: Sequence[Metric], arm: str, rule: Rule) -> tuple[Curve, ...]:
+    """Of every metric its interval after each look at the treatment."""
     found = []
-    seen = list(looks(arms, metrics, control, arm, rule))
     note = "always-valid intervals: one may stop at any look" if rule.sequential else "intervals for one look: stopping where they first leave 0 is wrong more often than they say"
     for place, metric in enumerate(metrics):
         points = [(look.at, 100 * one.estimate.value, 100 * (one.estimate.low or 0.0), 100 * (one.estimate.high or 0.0)) for look in seen for one in (look.readings[place],) if one.relative]

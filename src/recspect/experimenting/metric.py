@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -83,13 +84,23 @@ class Metric:
             UsageError: It cannot be read.
         """
         head, colon, tail = text.rpartition(":")
-        try:
-            margin = float(tail.strip().removesuffix("%")) / (100.0 if tail.strip().endswith("%") else 1.0)
-        except ValueError:
-            margin = -1.0
-        if not colon or margin <= 0:
+        margin = proportion(tail.strip())
+        if not colon or not margin > 0:
             raise UsageError(f"cannot read the guardrail {text!r}", hint="METRIC:MARGIN with a relative margin, such as hides:2%")
         return replace(cls.parse(head, lower_is_better=lower_is_better), margin=margin)
+
+
+def proportion(text: str) -> float:
+    """What 2% or 0.02 says; NaN where it is neither.
+
+    Example:
+        >>> proportion("2%")
+        0.02
+    """
+    try:
+        return float(text.removesuffix("%")) / (100.0 if text.endswith("%") else 1.0)
+    except ValueError:
+        return math.nan
 
 
 def read_metrics(successes: Sequence[str], guardrails: Sequence[str], lower: Iterable[str]) -> tuple[Metric, ...]:
@@ -116,4 +127,4 @@ def read_metrics(successes: Sequence[str], guardrails: Sequence[str], lower: Ite
     return tuple(replace(metric, lower_is_better=metric.name in set(lower)) for metric in found)
 
 
-__all__ = ["GRAMMAR", "Metric", "read_metrics"]
+__all__ = ["GRAMMAR", "Metric", "proportion", "read_metrics"]

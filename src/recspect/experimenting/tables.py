@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from recspect.diagnosis.source import read
+from recspect.diagnosis.source import Source, read
 from recspect.errors import DataError, listing
 from recspect.experimenting.experiment import Corpus, Experiment, Floats
 
@@ -46,9 +46,7 @@ def read_experiments(data: Any, metrics: Sequence[str], *, noise_correlation: fl
     form = EFFECTS if set(EFFECTS) <= columns else ARMS if set(ARMS) <= columns else None
     if form is None:
         raise DataError(f"{source.name} is no table of experiments; columns: {listing(source.columns)}", hint=f"needed: {', '.join(EFFECTS)}; or {', '.join(ARMS)}")
-    frame = source.frame()
-    rows = (pl.concat([pl.DataFrame({name: batch[name] for name in source.columns}) for batch in source.batches()]) if frame is None
-            else frame.collect(backend="polars").to_native()).to_dicts()
+    rows = whole_table(source).to_dicts()
     grouped: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         if row["experiment"] is None:
@@ -70,6 +68,14 @@ def read_experiments(data: Any, metrics: Sequence[str], *, noise_correlation: fl
     if missing:
         raise DataError(f"{source.name}: no experiment measured {listing(missing)}", hint="names of the metric file and of the table have to agree")
     return Corpus.of(experiments, metrics).in_order()
+
+
+def whole_table(source: Source) -> pl.DataFrame:
+    """All rows and columns of a source, in memory."""
+    frame = source.frame()
+    found: pl.DataFrame = (pl.concat([pl.DataFrame({name: batch[name] for name in source.columns}) for batch in source.batches()]) if frame is None
+                           else frame.collect(backend="polars").to_native())
+    return found
 
 
 def write_experiments(corpus: Corpus) -> pl.DataFrame:
@@ -232,4 +238,4 @@ def _number(given: Any, where: str) -> float:
     return float(given)
 
 
-__all__ = ["ARMS", "CONTROL", "EFFECTS", "read_experiments", "step_correlation", "write_experiments"]
+__all__ = ["ARMS", "CONTROL", "EFFECTS", "read_experiments", "step_correlation", "whole_table", "write_experiments"]

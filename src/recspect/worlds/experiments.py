@@ -7,12 +7,10 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from recspect.errors import UsageError
-from recspect.experimenting.experiment import Corpus, Experiment
+from recspect.experimenting.experiment import Corpus, Experiment, Floats
 
-Floats = NDArray[np.float64]
 NORTH_STAR = "north_star"
 EPOCH = datetime(2026, 1, 5, tzinfo=UTC)
 
