@@ -23,9 +23,10 @@ from event_stores import places  # noqa: F401
 from recspect.errors import RunError, UsageError
 from recspect.events.event import parse_event
 from recspect.events.store import open_store
+from recspect.events.token import token_for
 from recspect.serving.answering import POPULAR, Answering
 from recspect.serving.app import ServingSettings, create_app
-from recspect.serving.commands import application, token_for
+from recspect.serving.commands import application
 from recspect.serving.figures import Figures
 from recspect.serving.limits import RateLimit
 from recspect.serving.recent import Recent, last_of_each, micros

@@ -10,8 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from recspect.errors import MissingExtraError, RunError, UsageError
-from recspect.events.token import is_loopback
-from recspect.serving.commands import token_for
+from recspect.events.token import is_loopback, token_for
 from recspect.web_server import server_of
 
 

@@ -76,13 +76,18 @@ class Place:
     @property
     def shown(self) -> str:
         """The address without user and password."""
-        scheme, sign, rest = self.address.partition("://")
-        return f"{scheme}{sign}{rest.rpartition('@')[2]}" if sign else scheme
+        return without_password(self.address)
 
     @property
     def origin(self) -> str:
         """What rejects name as their origin."""
         return f"{self.broker}:{self.name}"
+
+
+def without_password(address: str) -> str:
+    """An address as it may be shown: its user and password are left out; of what is no address, what is before its `://`."""
+    scheme, sign, rest = address.partition("://")
+    return f"{scheme}{sign}{rest.rpartition('@')[2]}" if sign else scheme
 
 
 def place_of(address: str, *, names: Mapping[str, str], group: str = "recspect", create: bool = False) -> Place:
@@ -148,4 +153,4 @@ def link_to(place: Place, keep: Keep) -> Link:
     return found
 
 
-__all__ = ["Keep", "Link", "Place", "link_to", "place_of"]
+__all__ = ["Keep", "Link", "Place", "link_to", "place_of", "without_password"]

@@ -27,6 +27,7 @@ def import_command(files: Annotated[list[Path], typer.Argument(help="Parquet, CS
     """Put the events of files into a store; again is no harm."""
     from recspect.events.importing import Mapped, import_files
     from recspect.events.pseudonyms import find_pseudonyms
+    from recspect.events.reject import told
     from recspect.events.rows import known_kind
     from recspect.events.store import open_store
 
@@ -51,9 +52,7 @@ def import_command(files: Annotated[list[Path], typer.Argument(help="Parquet, CS
         kept.close()
     if done.ignored:
         typer.echo(f"columns not read: {', '.join(done.ignored)}", err=True)
-    reasons = f" ({', '.join(f'{code} {count:,}' for code, count in done.rejected.most_common())})" if done.rejected else ""
-    typer.echo(f"{done.rows:,} rows in {time.monotonic() - began:.1f} s: {done.accepted:,} accepted, {done.duplicates:,} duplicates, "
-               f"{done.rejected.total():,} rejected{reasons}")
+    typer.echo(f"{done.rows:,} rows in {time.monotonic() - began:.1f} s: {told(done.accepted, done.duplicates, done.rejected)}")
     if done.rows and done.rejected.total() == done.rows:
         raise DataError(f"none of the {done.rows:,} rows is an event; the first one: {done.example}",
                         hint="--map COLUMN=PART says which column is what, --kind, --time-unit and --time-zone what no column says; the rows are kept among the rejects")
@@ -130,11 +129,9 @@ def serve(store: StoreOption, host: Annotated[str, typer.Option(help="beyond thi
     from recspect.errors import MissingExtraError
     from recspect.events.pseudonyms import find_pseudonyms
     from recspect.events.store import open_store
-    from recspect.events.token import find_token, is_loopback
+    from recspect.events.token import token_for
 
-    token = find_token(token_file)
-    if token is None and not is_loopback(host):
-        raise UsageError(f"{host} is reached from other machines, and no token was given", hint="RECSPECT_TOKEN=$(openssl rand -hex 32), or --host 127.0.0.1")
+    token = token_for(host, token_file)
     try:
         import uvicorn  # noqa: F401 - only whether it is there
 

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from recspect.errors import DataError, MissingExtraError
 from recspect.events.brokers import Link, Place, link_to
 from recspect.events.group_commit import GroupCommit, Outcome
-from recspect.events.reject import take_text
+from recspect.events.reject import take_text, told
 from recspect.events.store import EventStore
 
 OPEN_SECONDS = 20.0
@@ -60,8 +60,7 @@ class Consumed:
                 self.rejected[outcome.code] += 1
 
     def __str__(self) -> str:
-        reasons = f" ({', '.join(f'{code} {count:,}' for code, count in self.rejected.most_common())})" if self.rejected else ""
-        return f"{self.messages:,} messages: {self.accepted:,} accepted, {self.duplicates:,} duplicates, {self.rejected.total():,} rejected{reasons}"
+        return f"{self.messages:,} messages: {told(self.accepted, self.duplicates, self.rejected)}"
 
 
 def consume(place: Place, store: EventStore, *, until_idle: float | None = None, say: Callable[[str], None] = lambda _: None) -> Consumed:
@@ -154,14 +153,14 @@ class _Consuming:
 
     async def _watch(self, link: Link) -> None:
         """Until the link is lost or it is time to end."""
-        told = Consumed()
+        said = 0
         looked = time.monotonic()
         while not self._stop.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), LOOK_SECONDS)
-            if self._done.messages != told.messages:
+            if self._done.messages != said:
                 self._say(str(self._done))
-                told.messages = self._done.messages
+                said = self._done.messages
             idle = time.monotonic() - self._latest
             if self._until_idle is not None and not self._waiting and idle > self._until_idle:
                 self._stop.set()

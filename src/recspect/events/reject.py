@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -88,6 +89,12 @@ def take_text(text: bytes | str, *, received: datetime, origin: str) -> list[Eve
     if isinstance(given, dict) and given.keys() == {"events"} and isinstance(given["events"], list):
         return [take(each, received=received, origin=origin) for each in given["events"]]
     return [take(given, received=received, origin=origin)]
+
+
+def told(accepted: int, duplicates: int, rejected: Counter[str]) -> str:
+    """What became of events, in words; `rejected` holds the code of a reason and how many it was."""
+    reasons = f" ({', '.join(f'{code} {count:,}' for code, count in rejected.most_common())})" if rejected else ""
+    return f"{accepted:,} accepted, {duplicates:,} duplicates, {rejected.total():,} rejected{reasons}"
 
 
 def decode(text: bytes | str) -> object:

@@ -96,6 +96,11 @@ def _complete(table: Batch | Source, names: Sequence[str]) -> bool:
     return all(name in there for name in names)
 
 
+def beneath(table: Batch | Source) -> Batch | Source:
+    """The table without the columns that were derived here."""
+    return table.base if isinstance(table, DerivedSource) else table
+
+
 def inputs_of(schema: Schema) -> tuple[str, ...]:
     """The columns of a table from which the derived ones are computed; none where the schema has no derived columns."""
     return Plan.of(schema).inputs if schema.derived else ()
@@ -311,4 +316,4 @@ def _taken(names: Sequence[str], where: str) -> DataError:
                      hint="rename them in the schema, or take them out of [derived] to use the table's own")
 
 
-__all__ = ["DerivedSource", "derive", "derive_together", "inputs_of"]
+__all__ = ["DerivedSource", "beneath", "derive", "derive_together", "inputs_of"]

@@ -5,7 +5,7 @@ Shapes: B rows, L entries of a padded list, W numbers per row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -72,6 +72,13 @@ class Encoded:
     def take(self, index: Tensor) -> Encoded:
         """The rows at these positions (int64, shape (n,)), copied."""
         return self._each(lambda tensor: tensor.index_select(0, index), len(index))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Encoded]) -> Encoded:
+        """The rows of several after each other, copied; shares of unknown and missing values are not carried over."""
+        first = parts[0]
+        return cls({name: torch.cat([part.ids[name] for part in parts]) for name in first.ids},
+                   {name: torch.cat([part.numbers[name] for part in parts]) for name in first.numbers}, sum(part.rows for part in parts))
 
     def to(self, device: torch.device | str) -> Encoded:
         """The same rows on a device."""

@@ -171,12 +171,10 @@ def create_app(answering: Answering, settings: ServingSettings | None = None, *,
         tasks = [asyncio.create_task(_again(answering.first.watch, settings.watch_seconds))]
         if answering.second is not None:
             tasks.append(asyncio.create_task(_again(answering.second.watch, settings.watch_seconds)))
-        if answering.recent is not None:
-            await asyncio.to_thread(answering.recent.refresh)
-            tasks.append(asyncio.create_task(_again(answering.recent.refresh, settings.refresh_seconds)))
-        if answering.features is not None:
-            await asyncio.to_thread(answering.features.refresh)
-            tasks.append(asyncio.create_task(_again(answering.features.refresh, settings.refresh_seconds)))
+        for follower in (answering.recent, answering.features):
+            if follower is not None:
+                await asyncio.to_thread(follower.refresh)
+                tasks.append(asyncio.create_task(_again(follower.refresh, settings.refresh_seconds)))
         try:
             yield
         finally:
@@ -249,9 +247,8 @@ def _paths(app: FastAPI, answering: Answering, settings: ServingSettings, figure
     @app.get("/ready", tags=["server"])
     def ready() -> dict[str, Any]:
         """Whether it answers with all it has; what is down is named. It answers requests all the same."""
-        down = [text for text in (answering.first.failure, answering.second.failure if answering.second else "",
-                                  answering.recent.failure if answering.recent else "",
-                                  answering.features.failure if answering.features else "", answering.shown.failure if answering.shown else "") if text]
+        parts = (answering.first, answering.second, answering.recent, answering.features, answering.shown)
+        down = [part.failure for part in parts if part is not None and part.failure]
         return {"status": "degraded" if down else "ok", "model": answering.first.current.version, "down": down}
 
     @app.get("/metrics", tags=["server"], response_class=Response, responses={200: {"content": {"text/plain": {}}}})

@@ -9,21 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from recspect.errors import MissingExtraError, UsageError
-from recspect.events.token import TOKEN_VARIABLE, find_token, is_loopback
+from recspect.events.token import token_for
 from recspect.web_server import server_of
-
-
-def token_for(host: str, file: Path | None) -> str | None:
-    """The token of a file or of `RECSPECT_TOKEN`; beyond loopback there must be one.
-
-    Raises:
-        UsageError: None is given for a host that others reach, or the file cannot be read.
-    """
-    token = find_token(file)
-    if token is None and not is_loopback(host):
-        raise UsageError(f"{host} is reached by others than this machine, and no token was given",
-                         hint=f"--token-file FILE, or set {TOKEN_VARIABLE}; openssl rand -hex 32 makes one")
-    return token
 
 
 def mount(app: typer.Typer, console: Any) -> None:

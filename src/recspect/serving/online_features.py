@@ -78,8 +78,7 @@ class OnlineFeatures:
         names = served_columns(schema)
         if not names:
             return {}, ""
-        with self._lock:
-            followed = self._followed.setdefault(_key(recommender), _Followed(schema, numbers=_numbers(recommender)))
+        followed = self._following(recommender)
         if followed.cursor is None:
             return {}, "derived columns are those of when the recommender was built: the store was not read yet"
         row = {**context, schema.user: self.store.stored_user(str(user)), schema.require("time"): in_unit(schema, datetime.now(UTC))}
@@ -102,8 +101,15 @@ class OnlineFeatures:
     def know(self, recommender: Recommender) -> None:
         """Begin to follow for a recommender before it is first asked."""
         if served_columns(recommender.audience.schema):
-            with self._lock:
-                self._followed.setdefault(_key(recommender), _Followed(recommender.audience.schema, numbers=_numbers(recommender)))
+            self._following(recommender)
+
+    def _following(self, recommender: Recommender) -> _Followed:
+        """What follows the store for a recommender's schema; made when it is first asked for."""
+        key = _key(recommender)
+        with self._lock:
+            if key not in self._followed:
+                self._followed[key] = _Followed(recommender.audience.schema, numbers=_numbers(recommender))
+            return self._followed[key]
 
 
 @dataclass

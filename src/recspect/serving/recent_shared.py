@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from recspect.errors import MissingExtraError, RecspectError, UsageError
+from recspect.events.brokers import without_password
 from recspect.serving.recent import DAYS, PER_USER, Done, Recent, Row, last_of_each, since
 
 PREFIX = "recspect:recent:"
@@ -49,8 +50,7 @@ class SharedRecent:
         except ValueError as error:
             raise UsageError(f"this is no address of Redis: {str(error)[:200]}", hint="redis://HOST:6379/0") from None
         self._errors = redis.exceptions.RedisError
-        scheme, _, rest = address.partition("://")
-        self.where = f"{scheme}://{rest.rpartition('@')[2]}"
+        self.where = without_password(address)
         self.local = local
         self._per_user, self._days = per_user, days
         self._down = ""

@@ -28,11 +28,10 @@ def epoch_figures(model: nn.Module, parts: tuple[Part, Part, Part]) -> dict[str,
     holds those of each, with the rows behind them.
     """
     train, validation, test = parts
-    evenly = np.linspace(0, train.encoded.rows - 1, min(TRAIN_ROWS_JUDGED, train.encoded.rows)).astype(np.int64)
     tasks: Sequence[Task] = model.config.tasks
     figures: dict[str, Any] = {}
     by_label: dict[str, dict[str, Any]] = {task.label: {} for task in tasks}
-    for name, part in (("train", train.take(evenly)), ("validation", validation), ("test", test)):
+    for name, part in (("train", train), ("validation", validation), ("test", test)):
         outputs = raw_outputs(model, part.encoded, every=bool(tasks))
         first = outputs[:, 0] if tasks else outputs
         figures |= _figures(name, model.config.output, part.label, first)

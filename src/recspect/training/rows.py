@@ -21,7 +21,7 @@ from recspect.features.labels import require_variation
 from recspect.schema import Label, Schema
 from recspect.training.config import TrainingConfig
 from recspect.training.ranks import ALONE, Ranks
-from recspect.training.split import split_rows
+from recspect.training.split import evenly_spaced, split_rows
 
 Table = Batch | Source
 
@@ -82,7 +82,7 @@ class Part:
 
     def evenly(self, rows: int) -> Part:
         """At most so many rows, evenly spaced."""
-        return self.take(np.linspace(0, self.rows - 1, min(rows, self.rows)).astype(np.int64))
+        return self.take(evenly_spaced(self.rows, rows))
 
     def take(self, index: NDArray[np.int64]) -> Part:
         """The rows at these positions."""
@@ -117,7 +117,8 @@ class Tables:
             from recspect.training.streaming import EXAMINED_ROWS, Fingerprint, StreamedTable
 
             stream = StreamedTable.of(data, schema, config, schema_columns(data, schema, config.labels))
-            return cls(*stream.sampled(EXAMINED_ROWS), stream.split, Fingerprint.of(stream, schema))
+            marks = Fingerprint(stream, schema)
+            return cls(*stream.sampled(EXAMINED_ROWS, tell=marks.add), stream.split, marks.finish())
         if isinstance(data, tuple):
             train, validation, test = (_read(part, schema, config.labels) for part in derive_together(data, schema))
             rows = {"train": train.rows, "validation": validation.rows, "test": test.rows}

@@ -18,9 +18,7 @@ from recspect.errors import UsageError
 from recspect.features.encoded import Encoded, InputSize
 from recspect.training.ranks import ALONE, Ranks
 from recspect.training.rows import Step
-
-PIECE_ROWS = 65_536
-"""Rows of a group that are read and encoded at once, at most."""
+from recspect.training.streaming import PIECE_ROWS
 
 
 @dataclass(frozen=True)
@@ -122,10 +120,6 @@ class StreamedPart:
             left = [rows - count for rows, count in zip(left, taken, strict=True)]
             yield Step(*_joined(parts), sum(taken))
 
-    def buffer_rows(self, rows: int) -> int:
-        """Rows for which a buffer needs room, of a reader of so many."""
-        return max(1, min(self.capacity, rows))
-
 
 class _Reader:
     """One stream of rows: the groups that it was dealt, through a buffer."""
@@ -134,8 +128,8 @@ class _Reader:
         self._part, self._generator = part, generator
         self._pieces = self._read(groups)
         self._rest: Piece | None = None
-        self._room = part.buffer_rows(rows)
-        self._buffer: dict[str, Tensor] = {}
+        self._room = max(1, min(part.capacity, rows))
+        self._buffer = Encoded({}, {}, 0)
         self._target = torch.empty(0)
         self._order = torch.empty(0, dtype=torch.int64)
         self._next = self.filled = 0
@@ -147,15 +141,10 @@ class _Reader:
             if self._next >= self.filled and rows:
                 self._fill()
             index = self._order[self._next:self._next + rows]
-            parts.append((self._encoded(index), self._target.index_select(0, index)))
+            parts.append((self._buffer.take(index), self._target.index_select(0, index)))
             self._next += len(index)
             rows -= len(index)
         return parts
-
-    def _encoded(self, index: Tensor) -> Encoded:
-        found = {name: tensor.index_select(0, index) for name, tensor in self._buffer.items()}
-        return Encoded({name: tensor for name, tensor in found.items() if tensor.dtype == torch.int64},
-                       {name: tensor for name, tensor in found.items() if tensor.dtype != torch.int64}, len(index))
 
     def _fill(self) -> None:
         self.filled = self._next = 0
@@ -177,13 +166,14 @@ class _Reader:
         self._order = drawn if placed is None else placed[drawn]
 
     def _put(self, piece: Piece) -> None:
-        inputs = piece.encoded.inputs
-        if not self._buffer:
-            self._buffer = {name: tensor.new_empty((self._room, *tensor.shape[1:])) for name, tensor in inputs.items()}
+        if not self._buffer.rows:
+            ids, numbers = ({name: tensor.new_empty((self._room, *tensor.shape[1:])) for name, tensor in tensors.items()} for tensors in (piece.encoded.ids, piece.encoded.numbers))
+            self._buffer = Encoded(ids, numbers, self._room)
             self._target = piece.target.new_empty((self._room, *piece.target.shape[1:]))
         stop = self.filled + piece.encoded.rows
-        for name, tensor in inputs.items():
-            self._buffer[name][self.filled:stop] = tensor
+        room = self._buffer.slice(self.filled, stop).inputs
+        for name, tensor in piece.encoded.inputs.items():
+            room[name][:] = tensor
         self._target[self.filled:stop] = piece.target
         self.filled = stop
 
@@ -204,6 +194,4 @@ def bytes_per_row(sizes: Sequence[InputSize], labels: int, *, timed: bool) -> in
 def _joined(parts: Sequence[tuple[Encoded, Tensor]]) -> tuple[Encoded, Tensor]:
     if len(parts) == 1:
         return parts[0]
-    ids = {name: torch.cat([encoded.ids[name] for encoded, _ in parts]) for name in parts[0][0].ids}
-    numbers = {name: torch.cat([encoded.numbers[name] for encoded, _ in parts]) for name in parts[0][0].numbers}
-    return Encoded(ids, numbers, sum(encoded.rows for encoded, _ in parts)), torch.cat([target for _, target in parts])
+    return Encoded.joined([encoded for encoded, _ in parts]), torch.cat([target for _, target in parts])

@@ -69,6 +69,11 @@ def split_rows(batch: Batch, schema: Schema, *, test_share: float, validation_sh
     return Split(order[:validation_from], order[validation_from:test_from], order[test_from:], description)
 
 
+def evenly_spaced(rows: int, most: int) -> NDArray[np.int64]:
+    """At most so many positions among rows, evenly spaced from the first to the last."""
+    return np.linspace(0, rows - 1, min(most, rows)).astype(np.int64)
+
+
 def part_ends(rows: int, *, test_share: float, validation_share: float) -> tuple[int, int]:
     """The first row of the validation and of the test part, of rows in their order.
 

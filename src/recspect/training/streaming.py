@@ -6,7 +6,7 @@ Every pass reads row group by row group in bounded pieces; what is kept of a pas
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,11 @@ from recspect.diagnosis.source import Source, read
 from recspect.diagnosis.source_files import Files
 from recspect.diagnosis.source_groups import RowGroup, group_batches, row_groups
 from recspect.errors import DataError, UsageError
-from recspect.features.derived import DerivedSource, derive, derive_together
+from recspect.features.derived import DerivedSource, beneath, derive, derive_together
 from recspect.schema import Schema
 from recspect.training.borders import Border, borders_at
 from recspect.training.config import TrainingConfig
-from recspect.training.split import part_ends
+from recspect.training.split import evenly_spaced, part_ends
 
 PARTS = ("train", "validation", "test")
 
@@ -116,17 +116,19 @@ class StreamedTable:
                     part += passed
             yield batch, part
 
-    def all_pieces(self, rows: int) -> Iterator[tuple[Batch, NDArray[np.int64]]]:
-        """Pieces of every group, in the order of the rows."""
+    def all_pieces(self, tell: Callable[[Batch, int], None] = lambda *_: None) -> Iterator[tuple[Batch, NDArray[np.int64]]]:
+        """Pieces of every group, in the order of the rows; `tell` gets each before, with the number of the table that it is of."""
         for group in self.groups:
-            yield from self.pieces(group, rows)
+            for batch, part in self.pieces(group, PIECE_ROWS):
+                tell(batch, group.source)
+                yield batch, part
 
-    def sampled(self, rows: int) -> tuple[Batch, Batch, Batch]:
-        """Evenly spaced rows of each part, at most so many of each, in order of time where the split goes by it."""
-        wanted = [np.linspace(0, self.count(part) - 1, min(rows, self.count(part))).astype(np.int64) for part in range(3)]
+    def sampled(self, rows: int, tell: Callable[[Batch, int], None] = lambda *_: None) -> tuple[Batch, Batch, Batch]:
+        """Evenly spaced rows of each part, at most so many of each, in order of time where the split goes by it; `tell` as in `all_pieces`."""
+        wanted = [evenly_spaced(self.count(part), rows) for part in range(3)]
         seen = [0, 0, 0]
         kept: tuple[list[Batch], list[Batch], list[Batch]] = ([], [], [])
-        for batch, parts in self.all_pieces(PIECE_ROWS):
+        for batch, parts in self.all_pieces(tell):
             for part in range(3):
                 mine = np.flatnonzero(parts == part)
                 chosen = mine[evenly_in(wanted[part], seen[part], len(mine))]
@@ -157,15 +159,6 @@ class Fingerprint:
     def add(self, batch: Batch, source: int) -> None:
         """Take in rows of a table."""
         self._digests[source].update(hash_rows(batch, self._columns).tobytes())
-
-    @classmethod
-    def of(cls, table: StreamedTable, schema: Schema) -> str:
-        """Of a whole table, which is read once for it."""
-        found = cls(table, schema)
-        for group in table.groups:
-            for batch, _ in table.pieces(group, PIECE_ROWS):
-                found.add(batch, group.source)
-        return found.finish()
 
     def finish(self) -> str:
         """Of one table its digits, of three those of their digits."""
@@ -232,13 +225,13 @@ def _rows(placed: Sequence[PlacedGroup]) -> dict[str, int]:
 
 
 def _files(source: Source) -> Files:
-    base = source.base if isinstance(source, DerivedSource) else source
+    base = beneath(source)
     assert isinstance(base, Files)
     return base
 
 
 def _streamed(source: Any) -> Source:
-    base = source.base if isinstance(source, DerivedSource) else source
+    base = beneath(source)
     if not isinstance(base, Files) or base.form != "parquet":
         raise DataError(f"{base.name} cannot be streamed: it is no Parquet file", hint="write it as Parquet, or leave buffer_bytes out to train in memory")
     assert isinstance(source, Source)

@@ -16,7 +16,7 @@ from recspect.diagnosis.source_files import Files
 from recspect.errors import UsageError
 from recspect.features import Encoded, FeatureTransform, encode_label
 from recspect.features.counting import Moments
-from recspect.features.derived import DerivedSource
+from recspect.features.derived import beneath
 from recspect.features.fitting import Fitting
 from recspect.features.labels import require_variation
 from recspect.schema import Label, Schema
@@ -24,7 +24,8 @@ from recspect.training.config import TrainingConfig
 from recspect.training.figures import TRAIN_ROWS_JUDGED
 from recspect.training.rows import Part, Table, Tables, chosen_labels, require_order, schema_columns, target_of
 from recspect.training.shuffling import Piece, StreamedPart, bytes_per_row
-from recspect.training.streaming import PIECE_ROWS, Fingerprint, PlacedGroup, StreamedTable, evenly_in
+from recspect.training.split import evenly_spaced
+from recspect.training.streaming import Fingerprint, PlacedGroup, StreamedTable, evenly_in
 
 LAYER_ROWS = 4096
 """Training rows, and validation rows, on which layers are measured after each epoch."""
@@ -97,8 +98,7 @@ class Supply:
 
 def folder_of(data: Any) -> str:
     """The folder in which the files of a table lie; empty for one in memory."""
-    first = data[0] if isinstance(data, tuple) else data
-    base = first.base if isinstance(first, DerivedSource) else first
+    base = beneath(data[0] if isinstance(data, tuple) else data)
     return str(base.paths[0].resolve().parent) if isinstance(base, Files) else ""
 
 
@@ -114,12 +114,10 @@ def _figures(label: Label, values: Mapping[str, NDArray[np.float64]]) -> LabelFi
 def _from_files(data: Table | tuple[Table, Table, Table], schema: Schema, config: TrainingConfig, transform: FeatureTransform | None) -> Supply:
     table = StreamedTable.of(data, schema, config, schema_columns(data, schema, config.labels))
     fitting, marks, labels = Fitting(schema, folder_of(data)), Fingerprint(table, schema), _LabelsInPieces(schema, config.labels)
-    for group in table.groups:
-        for batch, part in table.pieces(group, PIECE_ROWS):
-            marks.add(batch, group.source)
-            labels.add(batch, part)
-            if transform is None:
-                fitting.add(batch.take(part == 0))
+    for batch, part in table.all_pieces(tell=marks.add):
+        labels.add(batch, part)
+        if transform is None:
+            fitting.add(batch.take(part == 0))
     figures = labels.finish()
     transform = transform or FeatureTransform(schema, fitting.finish())
     row_bytes = bytes_per_row(transform.sizes, len(figures), timed=bool(table.time))
@@ -186,19 +184,18 @@ class _Encoding:
     def held(self, *asked: Sequence[tuple[int, int]]) -> list[tuple[Any, ...]]:
         """Evenly spaced rows of parts: for each (part, most rows) asked for, a `Part`; all in one pass."""
         flat = [pair for group in asked for pair in group]
-        wanted = [np.linspace(0, self.table.count(part) - 1, min(most, self.table.count(part))).astype(np.int64) for part, most in flat]
+        wanted = [evenly_spaced(self.table.count(part), most) for part, most in flat]
         kept: list[list[tuple[Part, NDArray[np.float64]]]] = [[] for _ in flat]
         seen = [0, 0, 0]
-        for batch, part in self.table.all_pieces(PIECE_ROWS):
+        for batch, part in self.table.all_pieces():
+            of_part = [np.flatnonzero(part == which) for which in range(3)]
             for place, (which, _) in enumerate(flat):
-                mine = np.flatnonzero(part == which)
-                chosen = mine[evenly_in(wanted[place], seen[which], len(mine))]
+                chosen = of_part[which][evenly_in(wanted[place], seen[which], len(of_part[which]))]
                 if len(chosen):
                     rows = batch.take(chosen)
                     times = rows.numbers(self.table.time) if self.table.time else np.zeros(rows.rows)
                     kept[place].append((self._part(rows), times))
-            for which in range(3):
-                seen[which] += int((part == which).sum())
+            seen = [before + len(mine) for before, mine in zip(seen, of_part, strict=True)]
         parts = iter([_joined(pieces) for pieces in kept])
         return [tuple(next(parts) for _ in group) for group in asked]
 
@@ -214,9 +211,6 @@ class _Encoding:
 def _joined(pieces: list[tuple[Part, NDArray[np.float64]]]) -> Part:
     """Pieces as one part, in order of time."""
     parts = [part for part, _ in pieces]
-    encoded = Encoded({name: torch.cat([part.encoded.ids[name] for part in parts]) for name in parts[0].encoded.ids},
-                      {name: torch.cat([part.encoded.numbers[name] for part in parts]) for name in parts[0].encoded.numbers},
-                      sum(part.rows for part in parts))
-    whole = Part(encoded, np.concatenate([part.label for part in parts]), torch.cat([part.target for part in parts]),
+    whole = Part(Encoded.joined([part.encoded for part in parts]), np.concatenate([part.label for part in parts]), torch.cat([part.target for part in parts]),
                  {name: np.concatenate([part.others[name] for part in parts]) for name in parts[0].others})
     return whole.take(np.argsort(np.concatenate([times for _, times in pieces]), kind="stable"))

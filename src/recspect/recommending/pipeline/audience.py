@@ -185,7 +185,7 @@ def removed_value(audience: Audience, name: str) -> Column:
 
 
 def _extended(histories: Histories, recent: Mapping[int, Sequence[tuple[int, int]]]) -> Histories:
-    owner = np.repeat(np.arange(histories.n_users), histories.lengths)
+    owner = histories.users
     more = [(row, item, time) for row, events in recent.items() for item, time in events if item >= 0]
     if not more:
         return histories

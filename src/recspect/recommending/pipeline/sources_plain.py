@@ -177,7 +177,7 @@ class ItemKNNSource:
     def fit(self, items: Catalogue, audience: Audience) -> Neighbours:
         had = audience.wanted
         fitted: FittedItemKNN = ItemKNN(neighbours=self.neighbours, shrinkage=self.shrinkage).fit(
-            np.repeat(np.arange(had.n_users), had.lengths), had.items, n_users=max(1, len(audience)), n_items=max(1, len(items)))
+            had.users, had.items, n_users=max(1, len(audience)), n_items=max(1, len(items)))
         return Neighbours(fitted.reached, self.recent)
 
 
