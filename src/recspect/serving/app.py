@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
-import json
 import logging
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,15 +23,13 @@ from recspect.events.token import SHORTEST_TOKEN
 from recspect.serving.answering import Answer, Answering, UnknownItemError
 from recspect.serving.description import describe_context
 from recspect.serving.figures import Figures
+from recspect.serving.guard import Guard, fault
 from recspect.serving.limits import RateLimit
 
 _log = logging.getLogger("recspect.serving")
 
 NAME = r"^[^\x00-\x1f\x7f-\x9f]+$"
 """Names hold no control characters: databases, terminals and logs take them for commands."""
-
-OPEN_PATHS = ("/health", "/ready")
-"""Asked without a token: whoever keeps servers running has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +158,6 @@ def create_app(answering: Answering, settings: ServingSettings | None = None, *,
         closing: Called at the end.
     """
     settings, figures = settings or ServingSettings(), figures or Figures()
-    limit = RateLimit(settings.requests_per_second, settings.burst)
     _gauges(figures, answering)
 
     @asynccontextmanager
@@ -195,32 +189,12 @@ def create_app(answering: Answering, settings: ServingSettings | None = None, *,
     _faults(app)
     describe_context(app, lambda: answering.first.current.audience.schema)
 
-    @app.middleware("http")
-    async def guarded(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-        started = time.perf_counter()
-        answer = _refusal(request, settings, limit)
-        if answer is None:
-            try:
-                answer = await _bounded(request, go_on, settings.body_bytes)
-            except Exception:
-                _log.exception("a request failed")
-                answer = fault(500, "internal", "the server could not answer", "its log says why")
-        seconds = time.perf_counter() - started
-        route = request.scope.get("route")
-        path = getattr(route, "path", "other")
-        figures.requests.labels(path, str(answer.status_code)).inc()
+    def counted(path: str, status: int, seconds: float) -> None:
+        figures.requests.labels(path, str(status)).inc()
         figures.seconds.labels(path).observe(seconds)
-        answer.headers["X-Content-Type-Options"] = "nosniff"
-        answer.headers["Cache-Control"] = "no-store"
-        _log.info(json.dumps({"path": path, "method": request.method, "status": answer.status_code, "ms": round(seconds * 1000, 2)}))
-        return answer
 
+    app.add_middleware(Guard, token=settings.token, body_bytes=settings.body_bytes, limit=RateLimit(settings.requests_per_second, settings.burst), counted=counted)
     return app
-
-
-def fault(status: int, code: str, message: str, hint: str = "") -> JSONResponse:
-    """An error in the one shape that all have."""
-    return JSONResponse({"error": {"code": code, "message": message, "hint": hint}}, status_code=status)
 
 
 # ---------------------------------------------------------------------- details
@@ -315,38 +289,6 @@ def _faults(app: FastAPI) -> None:
         answer = fault(error.status_code, code, str(error.detail)[:500])
         answer.headers.update(error.headers or {})
         return answer
-
-
-def _refusal(request: Request, settings: ServingSettings, limit: RateLimit) -> JSONResponse | None:
-    """Why a request is not even read."""
-    if settings.token is not None and request.url.path not in OPEN_PATHS:
-        given = request.headers.get("authorization", "")
-        if not hmac.compare_digest(given.encode("utf-8", "replace"), f"Bearer {settings.token}".encode()):
-            answer = fault(401, "no_token", "this server asks for a token", "Authorization: Bearer TOKEN")
-            answer.headers["WWW-Authenticate"] = "Bearer"
-            return answer
-    length = request.headers.get("content-length", "0")
-    if not length.isdecimal() or int(length) > settings.body_bytes:
-        return fault(413, "too_large", f"a body of {length[:20]} bytes, expected at most {settings.body_bytes:,}", "send fewer events at once")
-    wait = 0.0 if request.url.path in OPEN_PATHS else limit.wait_seconds(request.client.host if request.client else "")
-    if wait:
-        answer = fault(429, "too_many_requests", f"more than {settings.requests_per_second:g} requests per second", f"wait {wait:.2f} s")
-        answer.headers["Retry-After"] = str(max(1, round(wait)))
-        return answer
-    return None
-
-
-async def _bounded(request: Request, go_on: Callable[[Request], Awaitable[Response]], most: int) -> Response:
-    """Answer, and stop reading a body without a length when it grows beyond the bound."""
-    if "content-length" not in request.headers and request.method in ("POST", "PUT", "PATCH"):
-        size, parts = 0, []
-        async for part in request.stream():
-            size += len(part)
-            if size > most:
-                return fault(413, "too_large", f"a body of more than {most:,} bytes", "send fewer events at once")
-            parts.append(part)
-        request._body = b"".join(parts)  # noqa: SLF001 - as Request.body() keeps what it read
-    return await go_on(request)
 
 
 def _gauges(figures: Figures, answering: Answering) -> None:

@@ -70,8 +70,8 @@ class Recent:
         with self._lock:
             return list(self._done.get(self.store.stored_user(user), ()))
 
-    def refresh(self, *, limit: int = 10_000) -> int:
-        """Take in what became visible since the last call; gives how many events. What goes wrong is kept in `failure`."""
+    def refresh(self) -> int:
+        """Take in what became visible since the last call; gives how many events were wanted. What goes wrong is kept in `failure`."""
         taken = 0
         try:
             if self._cursor is None:
@@ -79,13 +79,10 @@ class Recent:
                 for rows in last_of_each(self.store, per_user=self._per_user, days=self._days):
                     taken += self._take(rows)
                 self._cursor = cursor
-            while True:
-                rows, cursor, read = since(self.store, self._cursor, limit=limit)
-                self._take(rows)
-                self._cursor = cursor
-                taken += read
-                if read < limit:
-                    break
+            found, cursor = since(self.store, self._cursor)
+            for rows in found:
+                taken += self._take(rows)
+            self._cursor = cursor
         except RecspectError as error:
             self.failure = error.message
         else:
@@ -125,14 +122,21 @@ def last_of_each(store: EventStore, *, per_user: int, days: float) -> Iterator[l
     sql = ('SELECT "user", item, "time" FROM (SELECT "user", item, "time", row_number() OVER (PARTITION BY "user" ORDER BY "time" DESC, sequence DESC) AS place '  # noqa: S608 - literals
            f'FROM {{events}} WHERE {where}) AS placed WHERE place <= {int(per_user)} ORDER BY "time"')
     for table in store.select(sql, _COLUMNS):
-        yield [(row["user"], Done(micros(row["time"]), row["item"])) for row in table.to_pylist()]
+        yield _rows(table)
 
 
-def since(store: EventStore, cursor: int, *, limit: int) -> tuple[list[Row], int, int]:
-    """What was wanted behind a cursor, the cursor to go on with, and how many events were read."""
-    table, after = store.since(cursor, limit=limit)
-    rows = [(row["user"], Done(micros(row["time"]), row["item"])) for row in table.select(["user", "item", "kind", "time"]).to_pylist() if row["kind"] in WANTED]
-    return rows, after, table.num_rows
+def since(store: EventStore, cursor: int) -> tuple[Iterator[list[Row]], int]:
+    """What was wanted behind a cursor, some at a time in the order of the store, and the cursor to go on with. Other events are not even read."""
+    until = store.newest()
+    if until <= cursor:
+        return iter(()), cursor
+    sql = (f'SELECT "user", item, "time" FROM {{events}} WHERE {condition(None, WANTED)} AND sequence > {int(cursor)} AND sequence <= {int(until)} '  # noqa: S608 - literals
+           "ORDER BY sequence")
+    return (_rows(table) for table in store.select(sql, _COLUMNS)), until
+
+
+def _rows(table: pa.Table) -> list[Row]:
+    return [(row["user"], Done(micros(row["time"]), row["item"])) for row in table.to_pylist()]
 
 
 def micros(moment: datetime) -> int:

@@ -111,15 +111,15 @@ class SharedRecent:
                     return 0
         else:
             cursor = max(int(held), self._put_until or 0)
-        while True:
-            rows, after, read = since(local.store, cursor, limit=10_000)
-            if (read or held is None) and not (self._put(rows) and self._asked(lambda after=after: self._redis.set(mark, after), failed=False)):
+        found, after = since(local.store, cursor)
+        for rows in found:
+            if not self._put(rows):
                 return count
-            cursor = self._put_until = after
-            held = held or ""
             count += len(rows)
-            if read < 10_000:
-                return count
+        if (after > cursor or held is None) and not self._asked(lambda: self._redis.set(mark, after), failed=False):
+            return count
+        self._put_until = after
+        return count
 
     def _put(self, rows: Iterable[Row]) -> bool:
         """Whether Redis has them now."""

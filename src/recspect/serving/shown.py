@@ -26,12 +26,14 @@ class ShownLog:
         most: Events that wait at most.
         batch: Events that are written at once.
         retry_seconds: How long to wait after a failure.
+        gather_seconds: How long events are gathered before they are written: a transaction costs the same for ten as for a thousand.
     """
 
-    def __init__(self, store: EventStore, *, most: int = 200_000, batch: int = 5_000, retry_seconds: float = 0.5) -> None:
+    def __init__(self, store: EventStore, *, most: int = 200_000, batch: int = 5_000, retry_seconds: float = 0.5,
+                 gather_seconds: float = 0.1) -> None:
         self.store = store
         self.written, self.lost, self.failure = 0, 0, ""
-        self._batch, self._retry = batch, retry_seconds
+        self._batch, self._retry, self._gather = batch, retry_seconds, gather_seconds
         self._waiting: queue.Queue[Event] = queue.Queue(maxsize=most)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._write, name="recspect-shown", daemon=True)
@@ -67,6 +69,8 @@ class ShownLog:
                 events = [self._waiting.get(timeout=0.1)]
             except queue.Empty:
                 continue
+            if self._waiting.qsize() < self._batch:
+                self._stopping.wait(self._gather)
             while len(events) < self._batch:
                 try:
                     events.append(self._waiting.get_nowait())
