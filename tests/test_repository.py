@@ -55,15 +55,15 @@ CODES = frozenset({
     "cost.model",
     "data.change_point", "data.drift", "data.joint_drift", "data.label_maturity", "data.missing_values", "data.negative_volume", "data.replay", "data.sample_ratio",
     "data.split_overlap", "data.target_leak", "data.time_leak",
-    "embeddings.collapse", "embeddings.heavy_tail", "embeddings.untrained_rows",
+    "embeddings.collapse", "embeddings.copies", "embeddings.heavy_tail", "embeddings.untrained_rows",
     "explanations.baselines", "explanations.completeness", "explanations.deletion", "explanations.entries", "explanations.infidelity", "explanations.insertion", "explanations.randomisation", "explanations.sensitivity",
     "features.canary", "features.corruption", "features.disagreement", "features.hash_collisions", "features.modality", "features.skew", "features.spurious", "features.unused",
     "predictions.calibration", "predictions.calibration_slope", "predictions.churn", "predictions.cold_start", "predictions.group_gap",
     "predictions.negative_sampling", "predictions.normalised_entropy", "predictions.ranking_quality", "predictions.rating_error",
     "predictions.worst_slices",
     "recommendations.coverage", "recommendations.homogenisation", "recommendations.miscalibrated_lists", "recommendations.policy_support", "recommendations.popularity_bias", "recommendations.position_bias",
-    "training.batch_size", "training.dead_units", "training.gradient_flow", "training.learning_rate", "training.loss_anomaly", "training.membership_inference",
-    "training.memorisation", "training.one_epoch", "training.overfitting", "training.saturation",
+    "training.batch_size", "training.dead_units", "training.gradient_flow", "training.id_shuffle", "training.learning_rate", "training.loss_anomaly", "training.membership_inference",
+    "training.memorisation", "training.one_epoch", "training.overfitting", "training.plateau", "training.saturation",
     "training.update_ratio",
 })
 

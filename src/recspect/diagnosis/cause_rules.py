@@ -91,6 +91,8 @@ _COLLAPSE = Sign(codes=("embeddings.collapse",))
 _ONE_EPOCH = Sign(codes=("training.one_epoch",))
 _BY_HEART = Sign(codes=("training.one_epoch", "training.overfitting", "training.memorisation"), where=_by_heart)
 _IDS_BY_HEART = Sign(codes=("training.memorisation",))
+_IDS_SHUFFLED = Sign(codes=("training.id_shuffle",))
+_STILL = Sign(codes=("training.plateau",))
 _SPURIOUS = Sign(codes=("features.spurious",), kind="field", where=_no_memorised_id)
 _SURELY_SPURIOUS = Sign(codes=("features.spurious",), kind="field", verdict=Verdict.FAIL, where=_no_memorised_id)
 _TOO_SURE = Sign(codes=("predictions.calibration_slope",), verdict=Verdict.FAIL, where=_below)
@@ -110,9 +112,9 @@ _QUALITY = ("predictions.calibration", "predictions.calibration_slope", "predict
             "data.change_point", "data.label_maturity")
 """What the predictions on held-out rows say: anything that is wrong with those rows shows there."""
 
-_INSIDE = ("training.memorisation", "training.membership_inference", "training.update_ratio", "training.saturation", "features.disagreement",
+_INSIDE = ("training.memorisation", "training.id_shuffle", "training.membership_inference", "training.plateau", "training.update_ratio", "training.saturation", "features.disagreement",
            "features.unused", "features.modality", "features.spurious", "training.dead_units", "training.gradient_flow", "embeddings.collapse",
-           "embeddings.heavy_tail", "recommendations.coverage", "recommendations.popularity_bias")
+           "embeddings.copies", "embeddings.heavy_tail", "recommendations.coverage", "recommendations.popularity_bias")
 """What a model that learned the wrong thing looks like inside, and what it recommends."""
 
 _DUPLICATED = "Training rows occur several times, so their users and items weigh more than they should."
@@ -122,7 +124,7 @@ _PRIOR_SHIFT = "The rate of positives is another than in training; the fields lo
 _RECALIBRATE = Remedy(code="recalibrate", text="Fit the intercept anew on fresh complete rows; train on newer rows.")
 _CALIBRATED = "Predicted over observed positives is 1 again."
 _FLAT = "The vectors of {place} use few of their dimensions."
-_FLATTENED = ("recommendations.coverage", "predictions.ranking_quality", "features.disagreement")
+_FLATTENED = ("embeddings.copies", "recommendations.coverage", "predictions.ranking_quality", "features.disagreement")
 _NARROWER = Remedy(code="fewer_dimensions", text="Narrower vectors, less weight decay on the table, or several smaller tables; check the exported table.")
 _FULL = "The effective rank is near that of a random table, at no loss of quality, at two widths."
 _HEART = "The model learned training rows by heart: each further pass makes it worse on new ones."
@@ -134,6 +136,9 @@ _WITHOUT = "Held-out loss falls without the field, over several seeds."
 _WORSE = "Predictions are worse in {place} than elsewhere."
 _MEND_SLICE = Remedy(code="mend_slice", text="Compare the slice's rows field by field with the others: a defect of its data, or too few of its rows in training.")
 _AS_OTHERS = "The slice's loss comes down, and no other slice's goes up."
+_CONSTANT = "The scores say no more than a constant: the labels have nothing to do with the rows, or training failed."
+_CHECK_LABELS = Remedy(code="check_labels", text="Check that labels were joined to their own rows; then the learning rate, and whether fields reach the model.")
+_BEATS_BASE = "A logistic regression on the same rows beats the base rate."
 _LOWER_RATE = Remedy(code="lower_learning_rate", text="Lower the learning rate by ten, or warm it up; clip gradients.")
 _RATE_IS_RIGHT = "The size of updates is about a thousandth of the weights, and the loss falls, over three seeds."
 
@@ -224,7 +229,7 @@ RULES: tuple[Rule, ...] = (
     Rule(code="learning_rate", claim="The learning rate is too high: updates were so large that what was learned is worse than a constant, or units died.", signs=(_LARGE_UPDATES, _BROKEN), support=(_DEAD, _WORSE_THAN_CONSTANT),
          explains=("training.gradient_flow", *_QUALITY, *_INSIDE), remedy=_LOWER_RATE, verify=_RATE_IS_RIGHT),
     Rule(code="dead_layer", claim="Layer {place} is dead: what its units should carry never reaches the output.", signs=(_DEAD,),
-         explains=("training.gradient_flow", "predictions.calibration", "predictions.calibration_slope", "features.disagreement", "features.unused",
+         explains=("training.gradient_flow", "training.plateau", "predictions.calibration", "predictions.calibration_slope", "features.disagreement", "features.unused",
                    "recommendations.coverage", "predictions.negative_sampling", "predictions.normalised_entropy", "predictions.ranking_quality"),
          remedy=Remedy(code="revive_layer", text="Lower the learning rate or warm it up, use SiLU or leaky ReLU, initialise anew; check the exported biases."),
          verify="Units fire on some rows, and the layer's share of the contributions is above zero."),
@@ -239,11 +244,13 @@ RULES: tuple[Rule, ...] = (
          explains=("predictions.cold_start", "predictions.worst_slices", "features.disagreement"),
          remedy=Remedy(code="more_buckets", text="More buckets, two hashes per id, or a vocabulary of the frequent ids."),
          verify="Traffic on shared rows falls, and held-out loss with it."),
+    Rule(code="copied_rows", claim="Rows of the table of {place} hold the same vector: the model cannot tell their ids apart.", signs=(Sign(codes=("embeddings.copies",)),),
+         explains=("predictions.cold_start", "predictions.worst_slices", "features.disagreement", "recommendations.coverage"), excluded_by=(_COLLAPSE,),
+         remedy=Remedy(code="compare_checkpoints", text="Compare the table with the checkpoint that training wrote; lower the weight decay on rows that are read seldom."),
+         verify="Rows of different ids differ, and the loss on rows of these ids falls."),
     Rule(code="embedding_collapse", claim=_FLAT, signs=(_COLLAPSE,), explains=_FLATTENED, remedy=_NARROWER, verify=_FULL),
-    Rule(code="nothing_learned", claim="The scores say no more than a constant: the labels have nothing to do with the rows, or training failed.",
-         signs=(_FLAT_LOSS, _FLAT_RANKING), excluded_by=(_ONE_EPOCH, _IDS_BY_HEART, _RANKS), explains=(*_QUALITY, *_INSIDE),
-         remedy=Remedy(code="check_labels", text="Check that labels were joined to their own rows; then the learning rate, and whether fields reach the model."),
-         verify="A logistic regression on the same rows beats the base rate."),
+    Rule(code="nothing_learned", claim=_CONSTANT, signs=(_FLAT_LOSS, _FLAT_RANKING), support=(_STILL,), excluded_by=(_ONE_EPOCH, _IDS_BY_HEART, _RANKS), explains=(*_QUALITY, *_INSIDE),
+         remedy=_CHECK_LABELS, verify=_BEATS_BASE),
     Rule(code="bad_slice", claim=_WORSE, signs=(_GAP_OF_GROUP,), excluded_by=(_JOINT,),
          explains=("predictions.worst_slices", "predictions.group_gap", "predictions.calibration_slope", "predictions.normalised_entropy",
                    "training.overfitting", "training.membership_inference"),
@@ -252,18 +259,21 @@ RULES: tuple[Rule, ...] = (
          explains=("training.overfitting", "training.one_epoch", "training.membership_inference", "features.disagreement"),
          remedy=_DROP, verify=_WITHOUT),
     Rule(code="memorisation", claim=_HEART,
-         signs=(_BY_HEART,), support=(_SLOPE,),
-         explains=("training.overfitting", "training.memorisation", "training.membership_inference", "features.spurious", "predictions.calibration",
+         signs=(_BY_HEART,), support=(_SLOPE, _IDS_SHUFFLED),
+         explains=("training.overfitting", "training.memorisation", "training.id_shuffle", "training.membership_inference", "features.spurious", "predictions.calibration",
                    "predictions.calibration_slope", "predictions.normalised_entropy", "embeddings.collapse", "embeddings.heavy_tail", "features.disagreement"),
          remedy=_EARLIER, verify=_NO_GAP),
     Rule(code="memorisation", claim=_HEART, signs=(_TOO_SURE, _GAP), excluded_by=(_FUTURE, _JOINT),
-         explains=("training.memorisation", "features.spurious", "predictions.calibration", "predictions.normalised_entropy", "features.disagreement", "features.corruption"),
+         explains=("training.memorisation", "training.id_shuffle", "features.spurious", "predictions.calibration", "predictions.normalised_entropy", "features.disagreement",
+                   "features.corruption"),
          remedy=_EARLIER, verify=_NO_GAP),
     Rule(code="prior_shift", claim=_PRIOR_SHIFT, signs=(_OFF,), excluded_by=(_JOINT,),
          support=(_ONE_FACTOR,), explains=("predictions.negative_sampling", "predictions.normalised_entropy", "predictions.worst_slices",
                                            "predictions.cold_start"),
          remedy=_RECALIBRATE, verify=_CALIBRATED),
     Rule(code="duplicated_rows", claim=_DUPLICATED, signs=(_REPEATS,), remedy=_DEDUPLICATE, verify=_NO_REPEATS),
+    Rule(code="memorisation", claim=_HEART, signs=(_IDS_SHUFFLED,), explains=("training.overfitting", "features.disagreement"), remedy=_EARLIER, verify=_NO_GAP),
+    Rule(code="nothing_learned", claim=_CONSTANT, signs=(_STILL,), excluded_by=(_ONE_EPOCH, _IDS_BY_HEART, _RANKS), remedy=_CHECK_LABELS, verify=_BEATS_BASE),
     Rule(code="spurious_field", claim=_NO_HELP, signs=(_SPURIOUS,), explains=("features.disagreement",), remedy=_DROP, verify=_WITHOUT),
     Rule(code="bad_slice", claim=_WORSE, signs=(Sign(codes=("predictions.group_gap", "predictions.worst_slices")),),
          excluded_by=(_JOINT,), explains=("predictions.worst_slices", "predictions.group_gap"), remedy=_MEND_SLICE, verify=_AS_OTHERS),

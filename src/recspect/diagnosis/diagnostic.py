@@ -12,6 +12,7 @@ Columns that probes add and that stats may ask for (all begin with '@'):
     @score:other                the score of another model on the same rows
     @score:epoch-1 ...          the score of the model as it was after each epoch
     @score:permuted @score:permuted:f:r     the score on a sample, as it is and with field f permuted for the r-th time
+    @score:shuffled @score:shuffled:f:r     the same of the ids of users and items, on samples of both sides
     @score:missing @score:missing:f     the score on a sample, as it is and with field f missing
     @loss_without:m             what is added to the loss on a sample when the fields of modality m are not known
     @baseline:popular ...       scores of honest baselines
@@ -27,6 +28,7 @@ Columns that probes add and that stats may ask for (all begin with '@'):
                                 sigmoid or tanh was given, a matrix
     @row:f                      table row(s) that field f reads
     @embedding:f @uses:f        one row per table row: its vector, and how often training read it
+    @key:f @log_norm:f @octave:f     of each of these, its vector to 8 significant bits, ln of its length, and how often it was read, in doublings
     @part @part:bytes ...       one row per table or module: what it holds, computes and looks up for a row, how often training read its rows
     @cost:operations_both_ways @cost:run @cost:seconds     what a row takes forward and backward; timed runs of 1,000 rows
     @weights:l                  one row for each entry of the longer side of the weight matrix of layer l

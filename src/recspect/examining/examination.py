@@ -209,6 +209,7 @@ def examine(subject: Subject, target: Any, schema: Schema, *, reference: Any = N
         models = {epoch: model for epoch, model in sorted((epochs or {}).items()) if isinstance(model, TorchSubject)}
         _watch_flows(subject, models, schema, held_out, train, side, layers, sample_rows, path_steps, say)
         _permute(subject, schema, held_out, side, sample_rows, say)
+        _shuffle_ids(subject, schema, held_out, train, side, other, sample_rows, say)
         shown = compared_baselines(subject, sample_of(held_out, min(COMPARED_ROWS, sample_rows)), say)
         _leave_out_modalities(subject, schema, held_out, side, sample_rows, say)
         _score_explanations(subject, schema, held_out, train, side, sample_rows, path_steps, say)
@@ -227,6 +228,7 @@ def _look_inside(subject: TorchSubject, trained: TorchSubject, schema: Schema, h
                  sample_rows: int, path_steps: int, say: Say) -> tuple[tuple[str, ...], tuple[str, ...]]:
     from recspect.diagnosis.probes.attribution import AttributionProbe, mean_baseline
     from recspect.diagnosis.probes.internals import InternalsProbe, RowProbe
+    from recspect.diagnosis.probes.vector_keys import VectorKeysProbe
     from recspect.examining.embedding_tables import table_rows, table_uses, uses_by_table
     from recspect.examining.weight_matrices import weight_matrices
 
@@ -251,7 +253,7 @@ def _look_inside(subject: TorchSubject, trained: TorchSubject, schema: Schema, h
         uses = table_uses(subject, read_in_training, train)
         by_table = uses_by_table(read_in_training, uses)
         for name, table in table_rows(subject, read_in_training, uses).items():
-            view = View.over(read(table, name=f"the embedding table of {name}"))
+            view = View.over(read(table, name=f"the embedding table of {name}"), [VectorKeysProbe(name)])
             side.views.append(view)
             other.views.append(view)
     side.views += [View.over(read(matrix, name=f"the weights of {name}")) for name, matrix in weight_matrices(subject).items()]
@@ -314,6 +316,22 @@ def _permute(subject: TorchSubject, schema: Schema, held_out: Batch, side: Side,
     fields = fields_that_may_be_missing(subject, sample, permuted.fields)
     if fields:
         side.views.append(View.over(read(sample, name="held-out rows with fields missing"), [*own, MissingProbe(subject, fields)]))
+
+
+def _shuffle_ids(subject: TorchSubject, schema: Schema, held_out: Batch, train: Batch | None, side: Side, other: Side, sample_rows: int, say: Say) -> None:
+    """Views of the scores of rows of both sides with the ids of users and items dealt out to other rows."""
+    from recspect.examining.shuffled_ids import ROWS, shuffled_ids
+
+    if train is None or not schema.labels:
+        return
+    try:
+        found = shuffled_ids(subject, schema, held_out, train, rows=min(ROWS, sample_rows))
+    except SubjectError as reason:
+        say(f"dealing out ids to other rows is left out: {reason}")
+        return
+    for views, (sample, probe), name in zip((side.views, other.views), found, ("held-out", "training"), strict=False):
+        own = standard_probes(schema, list(sample), score_from_table=False)
+        views.append(View.over(read(sample, name=f"{name} rows with ids dealt out"), [*own, probe]))
 
 
 def _leave_out_modalities(subject: TorchSubject, schema: Schema, held_out: Batch, side: Side, sample_rows: int, say: Say) -> None:
