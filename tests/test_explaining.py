@@ -312,6 +312,9 @@ def test_items_are_told_by_their_names_where_there_are_some(rows):
     built = build_recommender(rows, WORLD.schema, items=items, settings=RecommenderSettings(sources=(ItemKNNSource(),)))
     found = RecommendationExplainer(built, item_names="title").explain(4)
     assert f"“Film {found.item}” ({found.item}) is at place 1 of 10" in found.text()
+    names = found.to_mapping()["names"]
+    spoken = {str(found.item), *(str(unit.value) for unit in found.counterfactual.removed), str(found.counterfactual.instead), *(str(item) for item, _ in found.evidence.shared)} - {"None"}
+    assert names == {item: f"Film {item}" for item in spoken}  # and not those of the whole catalogue
     with pytest.raises(UsageError, match="no column 'name'"):
         RecommendationExplainer(built, item_names="name")
 

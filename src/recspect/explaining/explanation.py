@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from html import escape
 from typing import Any
 
@@ -124,7 +124,7 @@ class Explanation:
         contrast: Why it is above `over`.
         whole: What the whole list rests on: means over its items.
         counterfactual, evidence: See there.
-        names: Item to a name for people, where one is known.
+        names: Item to a name for people, where one is known; of the whole catalogue.
         recommender: Version of what made the list.
         notes: In words: what was fallen back to.
     """
@@ -163,6 +163,19 @@ class Explanation:
         return "<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in self.sentences(language)) + "</ul>"
 
     def to_mapping(self, language: str = "en") -> dict[str, Any]:
-        """Plain data, JSON-safe, with the sentences."""
-        mapping: dict[str, Any] = plain(self)
+        """Plain data, JSON-safe, with the sentences; of `names` only those of items that it speaks of."""
+        told = {item: self.names[item] for item in self._told() if item in self.names}
+        mapping: dict[str, Any] = plain(replace(self, names=told))
         return {"format": "recspect-explanation", "version": 1, **mapping, "language": language, "sentences": list(self.sentences(language))}
+
+    def _told(self) -> Iterator[Any]:
+        """Items, and values that may be items, that are spoken of."""
+        yield from (self.item, self.over)
+        for reasons in (self.reasons, self.contrast, self.whole):
+            for part in (*reasons.parts, *reasons.entries) if reasons is not None else ():
+                yield from part.value if isinstance(part.value, (list, tuple)) else (part.value,)
+        if self.counterfactual is not None:
+            yield self.counterfactual.instead
+            yield from (unit.value for unit in self.counterfactual.removed)
+        if self.evidence is not None:
+            yield from (item for item, _ in self.evidence.shared)
