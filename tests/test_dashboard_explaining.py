@@ -176,3 +176,42 @@ def test_two_runs_are_held_and_the_third_takes_the_place_of_the_oldest(tmp_path)
         while explainers.state(tmp_path / name).doing:
             time.sleep(0.01)
     assert read == ["a", "b", "c", "b", "a"]
+
+
+HOSTILE_TITLE = "<img src=x onerror=alert(1)>\"'&\u202egnp.exe" + "\u05e9\u05dc\u05d5\u05dd" + "x" * 10_000
+
+
+def test_titles_stand_for_items_and_for_nothing_else_of_the_same_number(run, explainer, user):
+    """A field of users may hold the same numbers; what a hostile title says is text."""
+    items = explainer.recommender.items.ids.values.tolist()
+    titled = RecommendationExplainer(explainer.recommender, item_names={item: f"Film {item} {HOSTILE_TITLE}" for item in items})
+    shown = explained(titled, user)
+    assert all(place.name.startswith(f"Film {place.item} <img") for place in shown["places"])
+    assert all(value.startswith("Film ") for _, kind, _, value in shown["units"] if kind == "action")
+    assert not any("Film" in value for _, kind, _, value in shown["units"] if kind != "action")
+    bars = shown["pictures"][0]
+    assert [name.startswith("item = Film ") for name in bars.names] == [name.startswith("item = ") for name in bars.names]
+    web = until_read(browser(run, lambda folder, say: titled))
+    text = web.get(web.at, params={"user": user}).text
+    assert "Film " in text
+    assert "<img" not in text
+    assert "\u202e" not in text
+    assert len(text) < 300_000
+
+
+def test_titles_are_read_from_the_table_that_the_run_was_trained_on(run, explainer, tmp_path):
+    import json
+    import shutil
+
+    import polars as pl
+
+    from recspect.dashboard.item_titles import titles_of
+
+    assert titles_of(explainer.recommender, run.folder) == {}  # trained on data in memory
+    items = explainer.recommender.items.ids.values.tolist()
+    table = pl.DataFrame({"item": [*items, items[0]], "title": [*(f"Film {item}" for item in items), "another"]})
+    table.write_parquet(tmp_path / "table.parquet")
+    shutil.copytree(run.folder, tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record | {"data": {"kind": "file", "path": str(tmp_path / "table.parquet")}}))
+    assert titles_of(explainer.recommender, tmp_path / "run") == {item: f"Film {item}" for item in items}

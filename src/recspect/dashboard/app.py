@@ -20,10 +20,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from recspect.dashboard.explain_pages import explain_pages
 from recspect.dashboard.feedback import LONGEST_NOTE, Said, add_feedback
 from recspect.dashboard.guard import COOKIE, HEADERS, Guard
-from recspect.dashboard.pages import Pages, entry_of, own_file
+from recspect.dashboard.look_pages import look_pages
+from recspect.dashboard.pages import LONGEST_NAME, Pages, entry_of, own_file, own_pages
 from recspect.dashboard.shelf import Entry, stamp
 from recspect.dashboard.texts import LANGUAGES
 from recspect.dashboard.views import Views, part, stages
+from recspect.diagnosis.finding import Report
 from recspect.errors import RecspectError, UsageError
 from recspect.report.content import Drawings
 from recspect.report.wording import clean
@@ -51,6 +53,7 @@ def create_app(views: Views, guard: Guard | None = None, *, live_seconds: float 
     _assets(app)
     _door(app, guard, pages)
     _overview(app, views, pages)
+    look_pages(app, views, pages)
     explain_pages(app, views, pages)  # before the pages of stages, whose addresses are of the same form
     _runs(app, views, pages, live_seconds)
     _errors(app, pages)
@@ -196,6 +199,23 @@ def _runs(app: FastAPI, views: Views, pages: Pages, live_seconds: float) -> None
         line = next(line for line in shown["lines"] if line.code == clean(code, limit=80) and line.place == clean(place, limit=120))
         return pages.show(request, "said.html.j2", entry=entry, line=line)
 
+    @app.get("/runs/{name}/about.json")
+    def about_json(name: str, kind: Annotated[str, Query(max_length=20)], of: Annotated[str, Query(alias="name", max_length=LONGEST_NAME)]) -> dict[str, Any]:
+        entry = entry_of(views, name)
+        known = views.about(entry, kind, of, Drawings(stills=False))
+        if known is None:
+            raise HTTPException(404, f"{entry.name} says nothing of {kind} {of}")
+        return Report(findings=known["known"].findings, overview=(known["known"].lines, *known["known"].pictures), title=of).to_mapping()
+
+    @app.get("/runs/{name}/about")
+    def about(request: Request, name: str, kind: Annotated[str, Query(max_length=20)], of: Annotated[str, Query(alias="name", max_length=LONGEST_NAME)]) -> Response:
+        """Everything that is known of a field, a slice, a layer, a table or an item."""
+        entry, drawings = entry_of(views, name), Drawings(stills=False)
+        known = views.about(entry, kind, of, drawings)
+        if known is None:
+            raise HTTPException(404, f"{entry.name} says nothing of {kind} {of}")
+        return pages.show(request, "about.html.j2", entry=entry, page="about", **known, tables=[look.slug for look in views.looks.offered(entry, "embeddings")], drawing=drawings.block())
+
     @app.post("/runs/{name}/proposal")
     async def decide(request: Request, name: str) -> Response:
         return await asyncio.to_thread(_decided, name, await _form(request))
@@ -218,7 +238,7 @@ def _runs(app: FastAPI, views: Views, pages: Pages, live_seconds: float) -> None
             return {"run": entry.to_mapping(), "report": None}
         if page in ("findings", "provenance"):
             return report.to_mapping()
-        if page not in stages(report):
+        if page not in stages(report) and page not in own_pages(views, entry):
             raise HTTPException(404, f"{entry.name} has nothing about {page[:60]}")
         return part(report, page).to_mapping()
 
@@ -232,10 +252,11 @@ def _runs(app: FastAPI, views: Views, pages: Pages, live_seconds: float) -> None
             return pages.show(request, "provenance.html.j2", entry=entry, page=page, **views.summary(entry))
         drawings = Drawings(stills=False)
         shown = views.stage(entry, page, drawings)
-        if shown is None and (page != "training" or entry.kind not in ("run", "observed")):
+        if shown is None and page not in own_pages(views, entry):
             raise HTTPException(404, f"{entry.name} has nothing about {page[:60]}")
         return pages.show(request, "training.html.j2" if page == "training" and entry.kind in ("run", "observed") else "stage.html.j2", entry=entry, page=page,
-                          **(shown or {"told": [], "passed": [], "unanswered": [], "chapters": [], "report": None, "causes": [], "proposals": []}), drawing=drawings.block())
+                          **(shown or {"told": [], "passed": [], "unanswered": [], "chapters": [], "report": None, "causes": [], "proposals": []}), drawing=drawings.block(),
+                          looks=views.looks.offered(entry, page), query=str(request.url.query))
 
     @app.get("/runs/{name}")
     def summary(request: Request, name: str) -> Response:

@@ -21,6 +21,7 @@ from recspect.report.wording import clean
 if TYPE_CHECKING:
     from recspect.explaining.explainer import RecommendationExplainer
     from recspect.explaining.explanation import Explanation, Reasons
+    from recspect.schema import Schema
 
 KEPT = 2
 """Runs whose model and data are held in memory."""
@@ -106,11 +107,14 @@ def open_explainer(folder: Path, say: Callable[[str], None]) -> RecommendationEx
     Raises:
         RecspectError: It cannot be read, or cannot make lists.
     """
+    from recspect.dashboard.item_titles import titles_of
     from recspect.examining.runs import open_data
     from recspect.explaining.explainer import RecommendationExplainer
     from recspect.recommending.commands import opened
 
-    return RecommendationExplainer(opened(folder, open_data, say))
+    found = opened(folder, open_data, say)
+    say("reading the titles of items")
+    return RecommendationExplainer(found, item_names=titles_of(found, folder))
 
 
 # ---------------------------------------------------------------------- what the page shows
@@ -148,6 +152,7 @@ def explained(explainer: RecommendationExplainer, user: str, *, item: str = "", 
     if wrong:
         raise UsageError(f"nothing number {wrong[0]} can be taken away from this user, who has {len(units.units)} actions and fields")
     before = known.answer(requests, LENGTH, seed=explainer.seed)
+    items = item_fields(known.items.schema)
     places = _places(before, found.names)
     after = None
     if gone:
@@ -155,17 +160,22 @@ def explained(explainer: RecommendationExplainer, user: str, *, item: str = "", 
         mask[0, list(gone)] = True
         after = _places(known.answer(units.without(mask), LENGTH, seed=explainer.seed), found.names, beside=places)
     return {"user": str(asked), "item": str(found.item), "over": "" if found.over is None else str(found.over), "explanation": found, "sentences": found.sentences(language),
-            "places": places, "after": after, "gone": list(gone), "units": [(k, unit.kind, clean(unit.field, limit=60), named(unit.value, found.names)) for k, unit in enumerate(units.units)],
-            "pictures": pictures(found)}
+            "places": places, "after": after, "gone": list(gone), "units": [(k, unit.kind, clean(unit.field, limit=60), named(unit.value, found.names if unit.kind == "action" or unit.field in items else {})) for k, unit in enumerate(units.units)],
+            "pictures": pictures(found, items)}
 
 
-def pictures(found: Explanation) -> list[Evidence]:
-    """Contributions as bars, and the item's way through the stages."""
+def item_fields(schema: Schema) -> frozenset[str]:
+    """Fields whose values are items, which have titles; the same number in another field is somebody or something else."""
+    return frozenset(field.name for field in schema.fields if schema.item is not None and schema.item in (field.name, field.shares))
+
+
+def pictures(found: Explanation, items: frozenset[str] = frozenset()) -> list[Evidence]:
+    """Contributions as bars, and the item's way through the stages; values of the fields `items` by their titles."""
     shown: list[Evidence] = []
     if found.contrast is not None:
-        shown.append(_bars("What puts the one above the other?", found.contrast, found))
+        shown.append(_bars("What puts the one above the other?", found.contrast, found, items))
     if found.reasons is not None:
-        shown.append(_bars("What carries its score?", found.reasons, found))
+        shown.append(_bars("What carries its score?", found.reasons, found, items))
     if found.way is not None:
         rows = [(f"source {clean(one['source'], limit=40)}", one["rank"], one["score"]) for one in found.way["sources"]]
         rows += [(clean(one["step"], limit=60), one["rank"], one["score"]) for one in found.way["stages"]]
@@ -179,13 +189,14 @@ def named(value: Any, names: Mapping[Any, str]) -> str:
     return clean(f"{names[value]} ({value})" if isinstance(value, str | int) and value in names else value, limit=80)
 
 
-def _bars(title: str, reasons: Reasons, found: Explanation) -> Bars:
+def _bars(title: str, reasons: Reasons, found: Explanation, items: frozenset[str]) -> Bars:
     parts = sorted((part for part in reasons.parts if part.contribution), key=lambda part: -abs(part.contribution))[:SHOWN_PARTS]
     unit = "log odds" if reasons.is_logit else "score"
     share = reasons.bound / max(1, len(reasons.parts))
-    return Bars(title=title, unit=unit, names=tuple(f"{part.field} = {named(part.value, found.names)}" for part in parts), values=tuple(part.contribution for part in parts),
+    names = tuple(f"{part.field} = {named(part.value, found.names if part.field in items else {})}" for part in parts)
+    return Bars(title=title, unit=unit, names=names, values=tuple(part.contribution for part in parts),
                 low=tuple(part.contribution - share for part in parts), high=tuple(part.contribution + share for part in parts), reference=0.0,
-                highlighted=tuple(f"{part.field} = {named(part.value, found.names)}" for part in parts if part.contribution < 0),
+                highlighted=tuple(name for name, part in zip(names, parts, strict=True) if part.contribution < 0),
                 caption=f"{len(reasons.parts)} fields; together they are off by at most about {reasons.bound:.2g} {unit}, spread evenly over the ranges")
 
 
@@ -199,4 +210,4 @@ def _places(lists: Any, names: Mapping[Any, str], beside: Sequence[Place] | None
     return found
 
 
-__all__ = ["Explainers", "Place", "State", "explained", "open_explainer", "pictures", "some_users"]
+__all__ = ["Explainers", "Place", "State", "explained", "item_fields", "open_explainer", "pictures", "some_users"]

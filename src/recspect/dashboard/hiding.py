@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from recspect.diagnosis.evidence import Evidence, RankedTable
@@ -30,6 +31,19 @@ def without_small_groups(report: Report, smallest: int = SMALLEST) -> Report:
                    findings=tuple(replace(f, evidence=tuple(_hidden(piece, smallest) for piece in f.evidence)) for f in report.findings if not _small(f, smallest)))
 
 
+def pieces_without_small_groups(pieces: Iterable[Evidence], smallest: int = SMALLEST, *, least: int = 0) -> tuple[Evidence, ...]:
+    """The same of pictures that stand alone.
+
+    Args:
+        pieces: As they were kept.
+        smallest: 0 or 1 hides nothing.
+        least: Rows of the smallest group in them, 0 where they show none. Where that is too few only tables are left, which say how many rows each line is about.
+    """
+    if smallest <= 1:
+        return tuple(pieces)
+    return tuple(_hidden(piece, smallest) for piece in pieces if isinstance(piece, RankedTable) or not 0 < least < smallest)
+
+
 def _small(finding: Finding, smallest: int) -> bool:
     return finding.place.kind in ("slice", "user", "group") and finding.estimate is not None and finding.estimate.n < smallest
 
@@ -51,4 +65,4 @@ def _below(cell: object, smallest: int) -> bool:
     return isinstance(cell, int | float) and not isinstance(cell, bool) and cell < smallest
 
 
-__all__ = ["SMALLEST", "without_small_groups"]
+__all__ = ["SMALLEST", "pieces_without_small_groups", "without_small_groups"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -13,15 +14,20 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from starlette.exceptions import HTTPException
 
+from recspect.dashboard.about import KINDS
 from recspect.dashboard.guard import Guard
 from recspect.dashboard.shelf import Entry
 from recspect.dashboard.texts import LANGUAGES, chosen, translator
 from recspect.dashboard.views import SIGN_OF, TITLES, Views, stages, worst
 from recspect.errors import RecspectError
 from recspect.report import html
-from recspect.report.wording import clean
+from recspect.report.wording import clean, stage_order
 
 ASSETS = {"htmx.js": "vendor/htmx-2.0.11.min.js", "sse.js": "vendor/htmx-ext-sse-2.2.4.min.js", "dashboard.js": "dashboard.js"}
+
+
+LONGEST_NAME = 200
+"""Characters of a name that has a page of its own."""
 
 
 class Pages:
@@ -34,9 +40,10 @@ class Pages:
         """A page."""
         language = self.language(request)
         common = {"_": translator(language), "language": language, "languages": LANGUAGES, "signs": SIGN_OF, "entry": entry, "page": page, "guard": self.guard,
-                  "titles": TITLES, "clean": clean, "tabs": [] if entry is None else self._tabs(entry), "twin": twin_of(request), "here": str(request.url.path),
-                  "link": lambda _code, anchor: f"#{anchor}", "address": lambda name: "/runs/" + quote(name, safe="")}
-        text = templates().get_template(template).render(**common | {key: value for key, value in names.items() if key != "_"})
+                  "titles": TITLES, "clean": clean, "tabs": [] if entry is None else self._tabs(entry), "twin": twin_of(request), "here": str(request.url.path), "spoken": lambda code: _spoken(request, code),
+                  "link": lambda _code, anchor: f"#{anchor}", "address": lambda name: "/runs/" + quote(name, safe=""),
+                  "about": (lambda _column, _text: "") if entry is None else self._about(entry)}
+        text = templates().get_template(template).render(**common | {key: value for key, value in names.items() if key not in ("_", "about")})
         return HTMLResponse(text.lstrip(), status_code=status)
 
     @staticmethod
@@ -50,17 +57,41 @@ class Pages:
             return JSONResponse({"error": {"status": status, "message": reason, "hint": hint}}, status_code=status)
         return self.show(request, "fault.html.j2", status=status, reason=reason, hint=hint, number=status)
 
+    def _about(self, entry: Entry) -> Callable[[str, str], str]:
+        """Where everything of a thing stands: by the heading of the column that names it, or by the text of a place such as `field age`."""
+        try:
+            fields, roles = self.views.schema_names(entry)
+        except RecspectError:
+            fields, roles = frozenset(), {}
+        base, trained = "/runs/" + quote(entry.name, safe=""), entry.kind == "run" and entry.epochs > 0
+
+        def address(column: str, text: str) -> str:
+            kind, name = (column.strip().lower(), text) if column else tuple(text.partition(" ")[::2])
+            kind = roles.get(column, "field" if kind in ("name", "field") and name in fields else kind)
+            if kind not in KINDS or not name or len(name) > LONGEST_NAME or "more characters)" in name or name.startswith("#"):
+                return ""
+            if kind == "user":
+                return f"{base}/explain?{urlencode({'user': name})}" if trained else ""
+            if kind == "item":
+                return f"{base}/embeddings?{urlencode({'field': next((column for column, role in roles.items() if role == 'item'), ''), 'near': name})}#look-table" if trained else ""
+            return f"{base}/about?{urlencode({'kind': kind, 'name': name})}"
+
+        return address
+
     def _tabs(self, entry: Entry) -> list[tuple[str, str, str]]:
         """(address after the run's, title, worst verdict) of the pages of an entry."""
         try:
             report = self.views.report(entry)
         except RecspectError:
             report = None
-        found = stages(report) if report is not None else []
-        if entry.kind in ("run", "observed") and "training" not in found:
-            found.append("training")
+        found = sorted({*(stages(report) if report is not None else ()), *own_pages(self.views, entry)}, key=stage_order)
         return [("", "Summary", report.verdict.value if report is not None else ""), *((stage, TITLES.get(stage, stage[:1].upper() + stage[1:]), worst(report, stage) if report else "")
                 for stage in found), *([("explain", "Why", "")] if entry.kind == "run" and entry.epochs else []), ("findings", "All findings", ""), ("provenance", "Provenance", "")]
+
+
+def own_pages(views: Views, entry: Entry) -> set[str]:
+    """Stages of which an entry has something to show before anybody examined it."""
+    return {*(("training",) if entry.kind in ("run", "observed") else ()), *views.looks.stages(entry)}
 
 
 @cache
@@ -75,10 +106,17 @@ def templates() -> Environment:
 def twin_of(request: Request) -> str:
     """The JSON of the same page."""
     path = request.url.path.rstrip("/")
+    if path.endswith("/about"):
+        return f"{path}.json?{request.url.query}"
     if path.endswith("/explain"):
         asked = {key: value for key in ("user", "item", "over") if (value := request.query_params.get(key, "").strip())}
         return f"{path}.json?{urlencode(asked)}" if "user" in asked else ""
     return "/index.json" if path in ("", "/rows") else f"{path}.json" if path.startswith("/runs/") else ""
+
+
+def _spoken(request: Request, language: str) -> str:
+    """The same page in another language, whatever was asked of it."""
+    return f"{request.url.path}?{urlencode([*((key, value) for key, value in request.query_params.multi_items() if key != 'lang'), ('lang', language)])}"
 
 
 def entry_of(views: Views, name: str) -> Entry:
@@ -115,6 +153,7 @@ def own_file(name: str) -> tuple[str, str, str] | None:
 def warm_up() -> None:
     """Do once what the first visitor would wait seconds for: make the drawing library, import what reads trainings."""
     import recspect.examining.watched_steps
+    import recspect.training.run  # it brings torch
 
     own_file("vega.js")
     recspect.examining.watched_steps.all_diagnostics()
@@ -124,4 +163,4 @@ def _file(name: str) -> str:
     return files("recspect.dashboard").joinpath("assets", *name.split("/")).read_text(encoding="utf-8")
 
 
-__all__ = ["Pages", "entry_of", "own_file", "warm_up"]
+__all__ = ["LONGEST_NAME", "Pages", "entry_of", "own_file", "own_pages", "warm_up"]

@@ -8,10 +8,12 @@ from threading import Lock
 from typing import Any
 from urllib.parse import quote
 
+from recspect.dashboard.about import known_of
 from recspect.dashboard.explaining import Explainers
 from recspect.dashboard.feedback import Said, read_feedback
 from recspect.dashboard.hiding import SMALLEST, without_small_groups
 from recspect.dashboard.kept import Kept
+from recspect.dashboard.looking import Looks
 from recspect.dashboard.shelf import KEPT_REPORTS, Entry, Shelf, stamp
 from recspect.dashboard.training_pictures import compared, distributions, pictures
 from recspect.diagnosis.evidence import Evidence
@@ -63,6 +65,7 @@ class Views:
 
     def __init__(self, shelf: Shelf, *, smallest: int = SMALLEST, explainers: Explainers | None = None) -> None:
         self.shelf, self.smallest, self.explainers = shelf, smallest, explainers or Explainers()
+        self.looks = Looks(smallest=smallest)
         self._deciding = Lock()
         self._live: Kept[tuple[Finding, ...]] = Kept(KEPT_REPORTS)
 
@@ -98,6 +101,33 @@ class Views:
         if report is None or stage not in stages(report):
             return None
         return content(part(report, stage), drawings) | {"report": report, "stage": stage, "proposals": self.proposals(entry)}
+
+    def schema_names(self, entry: Entry) -> tuple[frozenset[str], dict[str, str]]:
+        """Names of the fields of the schema that an entry was examined with, and which columns hold users and items."""
+        report = self.shelf.report(entry)
+        schema = report.provenance.get("schema") if report is not None else None
+        fields, roles = (schema.get(part) if isinstance(schema, dict) else None for part in ("fields", "roles"))
+        return (frozenset(map(str, fields)) if isinstance(fields, dict) else frozenset(),
+                {str(roles[role]): role for role in ("user", "item") if roles.get(role)} if isinstance(roles, dict) else {})
+
+    def about(self, entry: Entry, kind: str, name: str, drawings: Drawings) -> dict[str, Any] | None:
+        """Everything that is known of one thing; None where nothing is.
+
+        Args:
+            entry: Of which run.
+            kind: Such as `field` or `slice`.
+            name: Its name.
+            drawings: Of the page.
+        """
+        try:
+            pieces = self.looks.pieces(entry)
+        except RunError:
+            pieces = ()  # the page of its stage says what is the matter
+        known = known_of(name, self.report(entry), pieces, kind=kind)
+        if not known.anything:
+            return None
+        shown = content(Report(findings=known.findings, overview=tuple(replace(piece, stage="run") for piece in (known.lines, *known.pictures)), title=name), drawings)
+        return shown | {"known": known, "kind": kind, "name": name}
 
     def proposals(self, entry: Entry) -> list[Any]:
         """Changes of an adaptive metric that wait for somebody to adopt or reject them; none of another entry."""

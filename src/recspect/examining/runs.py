@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from recspect.diagnosis.batch import Batch
+from recspect.diagnosis.closer import write_closer
 from recspect.diagnosis.finding import Report
 from recspect.diagnosis.slice import Slice
 from recspect.diagnosis.source import Source, read
 from recspect.diagnosis.subject import TorchSubject
 from recspect.errors import DataError, RunError
 from recspect.examining.examination import Say, examine
+from recspect.examining.looking_closer import look_closer
 from recspect.training.files import write_bytes
 from recspect.training.rows import Tables
 from recspect.training.run import Run
@@ -86,7 +88,7 @@ def _declared_sites(model: Any) -> dict[str, str | tuple[str, ...]]:
 
 def examine_run(folder: str | Path, *, data: Any = None, slices: Sequence[Slice] = (), sample_rows: int = 20_000,
                 say: Say = lambda _: None) -> Report:
-    """Examine a run and write `findings.json` and `report.html` into its folder.
+    """Examine a run and write `findings.json`, `report.html` and `inside.json` (what can be looked at closer) into its folder.
 
     Args:
         folder: The run directory.
@@ -112,6 +114,7 @@ def examine_run(folder: str | Path, *, data: Any = None, slices: Sequence[Slice]
     report = report_of_run(run, tables, slices=slices, sample_rows=sample_rows, say=say)
     write_bytes(Path(folder) / "findings.json", report.to_json().encode())
     write(report, Path(folder) / "report.html")
+    write_closer(folder, look_closer(subject_of(run), tables.test, run.schema, train=tables.train, seed=run.config.seed, say=say))
     return report
 
 

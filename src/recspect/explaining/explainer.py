@@ -41,7 +41,7 @@ class RecommendationExplainer:
         recommender: Built by `build_recommender`, or read by `Recommender.load`.
         tolerance: Error of the contributions to a score, summed over fields, as a share of their summed sizes.
         baseline_rows: Rows whose mean is the baseline; default pairs of known users with items as often as training showed them.
-        item_names: Column of the catalogue with names for people, such as a title; default none.
+        item_names: Column of the catalogue with names for people, such as a title, or item to its name; default none.
         against: What a pair is compared with: `mean`, the mean pair, or `alike`, pairs with other values of like frequency, which takes about 30 times as long. Contrasts of two items are from the mean pair always.
         seed: Of the baseline's pairs and of lists.
 
@@ -49,7 +49,7 @@ class RecommendationExplainer:
         UsageError: No such column, or nothing of that name to compare with.
     """
 
-    def __init__(self, recommender: Recommender, *, tolerance: float = 0.01, baseline_rows: Batch | None = None, item_names: str | None = None, against: str = "mean",
+    def __init__(self, recommender: Recommender, *, tolerance: float = 0.01, baseline_rows: Batch | None = None, item_names: str | Mapping[Any, str] | None = None, against: str = "mean",
                  seed: int = 0) -> None:
         steps = tuple(step for step in recommender.settings.steps if not isinstance(step, DRAWS))
         self.recommender = recommender.with_steps(*steps)
@@ -57,10 +57,11 @@ class RecommendationExplainer:
         if against not in AGAINST:
             raise UsageError(f"there is nothing called {against!r} to compare with", hint=f"choices: {listing(AGAINST)}")
         self.against, self._baseline_rows = against, baseline_rows
-        if item_names is not None and item_names not in recommender.items.rows:
+        if isinstance(item_names, str) and item_names not in recommender.items.rows:
             raise UsageError(f"items have no column {item_names!r}", hint=f"columns: {listing(recommender.items.rows)}")
-        called = [] if item_names is None else recommender.items.rows.categories(item_names).decode()
-        self._names = {plain_value(item): str(name) for item, name in zip(recommender.items.ids.values, called, strict=False) if name is not None}
+        called = recommender.items.rows.categories(item_names).decode() if isinstance(item_names, str) else []
+        self._names = dict(item_names) if isinstance(item_names, Mapping) else {
+            plain_value(item): str(name) for item, name in zip(recommender.items.ids.values, called, strict=False) if name is not None}
 
     @cached_property
     def subject(self) -> TorchSubject:
@@ -96,7 +97,7 @@ class RecommendationExplainer:
     # ------------------------------------------------------------------ one pair
 
     def explain(self, user: Any, item: Any = None, *, over: Any = None, k: int = 10, context: Mapping[str, Any] | None = None, below: float | None = None,
-                with_counterfactual: bool = True) -> Explanation:
+                with_counterfactual: bool = True, recent: Sequence[tuple[Any, int]] = (), time: int | None = None) -> Explanation:
         """Why an item is where it is on the list of a user.
 
         Args:
@@ -107,12 +108,15 @@ class RecommendationExplainer:
             context: Fields of the request.
             below: Ask what would take the ranking score below this, instead of what would change the list.
             with_counterfactual: Whether to search for it, which runs the recommender some hundred times.
+            recent: (item id, time) of what the user had since the recommender was built.
+            time: When the list is made; by default the last time that is known.
 
         Raises:
             UsageError: An item that nobody knows, or no list to explain.
         """
         known = self.recommender
-        requests = known.audience.requests([user], context=context)
+        since = [(int(known.items.ids.codes([had])[0]), when) for had, when in recent]
+        requests = known.audience.requests([user], context=context, recent={0: since}, time=time)
         lists = known.answer(requests, k, seed=self.seed, trace=True)
         if item is None and not len(lists.slates[0]):
             raise UsageError(f"the list of user {str(user)[:100]!r} is empty", hint="give --item, or look at the trace: recspect recommend RECOMMENDER --user ID --trace")

@@ -17,7 +17,10 @@ window.recspectShow = function (root) {
     const still = [...place.childNodes];
     place.style.minHeight = place.offsetHeight + "px";
     return window.vegaEmbed(place, drawing.specs[place.dataset.chart], options).then(
-      () => { place.style.minHeight = ""; place.dataset.drawn = "yes"; },
+      (drawn) => {
+        place.style.minHeight = ""; place.dataset.drawn = "yes";
+        place.dispatchEvent(new CustomEvent("recspect:drawn", { bubbles: true, detail: drawn.view }));
+      },
       (error) => { place.style.minHeight = ""; place.replaceChildren(...still); console.error(error); },
     );
   }
