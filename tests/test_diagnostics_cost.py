@@ -12,7 +12,7 @@ from recspect.diagnosis.diagnostics.cost.model import CostOfModel, unseen
 from recspect.diagnosis.finding import Verdict
 from recspect.diagnosis.probes.internals import RowProbe
 from recspect.diagnosis.subject import ScoreSubject, TorchSubject
-from recspect.examining.costs import TIMED_RUNS, counted, timed
+from recspect.examining.costs import TIMED_RUNS, counted, timed, timed_parts
 from recspect.examining.embedding_tables import table_uses, uses_by_table
 from recspect.examining.examination import examine
 from recspect.schema import Field, Label, Schema
@@ -128,6 +128,33 @@ def test_time_is_taken_several_times():
     assert (found["@cost:seconds"] >= 0).all()
 
 
+def test_bytes_computed_are_those_of_results_that_are_no_views():
+    """Two lookups of 8 numbers and one of 1, their concatenation, 12 numbers twice, and the rest one number each."""
+    found = parts_of(counted(subject_of(Network()), rows())[0])
+    assert {name: part["made"] for name, part in found.items()} == {"user": 32, "item": 32, "first": 4, "head.0": 48, "head.1": 48, "head.2": 4, "the model itself": 64 + 4 + 4}
+
+
+def test_time_by_part_is_that_of_the_module_without_what_is_inside(monkeypatch):
+    """By a clock that goes on where the modules say so."""
+    now = [0.0]
+    monkeypatch.setattr("recspect.examining.costs.perf_counter", lambda: now[0])
+
+    class Slow(nn.Module):
+        def __init__(self, seconds, inside=None):
+            super().__init__()
+            self.seconds, self.inside = seconds, inside
+
+        def forward(self, x):
+            now[0] += self.seconds
+            return x if self.inside is None else self.inside(x)
+
+    model = nn.Sequential(nn.Embedding(40, 1), Slow(2.0, Slow(5.0)))
+    subject = TorchSubject(model, fields=["user"], forward=lambda m, x: m(x["user"]).reshape(-1))
+    found = timed_parts(subject, rows(30))
+    assert {name: seconds * 1000 for name, seconds in found.items()} == pytest.approx({"the model itself": 0.0, "0": 0.0, "1": 2.0, "1.inside": 5.0})
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
 # ------------------------------------------------------------------ rows that training never reads
 
 
@@ -233,7 +260,8 @@ def test_the_figures_are_in_the_table_and_what_is_not_counted_is_said():
     model = Network(inside=nn.LSTM(16, 16, batch_first=True))
     parts, row = counted(subject_of(model), rows())
     (finding,) = ask(CostOfModel(), {**parts, **{name: np.resize(row[name], parts.rows) for name in row}, "@cost:run": np.arange(parts.rows), "@cost:seconds": np.linspace(0.001, 0.003, parts.rows)})
-    _, computing, figures = finding.evidence
+    _, computing, figures, by_part = finding.evidence
+    assert [row[0] for row in by_part.rows][:2] == ["inside", "user"]  # most bytes first
     assert "Not counted, or not run: inside" in computing.caption
     value = {name: number for name, number, _ in figures.rows}
     learned = sum(parameter.numel() for parameter in model.parameters())
@@ -269,4 +297,4 @@ def test_without_training_rows_it_is_not_known():
     (finding,) = examined(users=200_000, train=False)
     assert finding.verdict is Verdict.UNKNOWN
     assert "--train" in finding.threshold
-    assert len(finding.evidence) == 3
+    assert len(finding.evidence) == 4

@@ -13,7 +13,7 @@ installed, so that only doing without it can be held."""
 TORCH_ROOMS = (
     "recspect.features", "recspect.models", "recspect.training", "recspect.diagnosis.probes", "recspect.diagnosis.lookups",
     "recspect.diagnosis.sites", "recspect.diagnosis.observing", "recspect.diagnosis.keras_tensorflow", "recspect.examining.runs", "recspect.examining.embedding_tables",
-    "recspect.examining.shapley", "recspect.examining.interactions", "recspect.exam",
+    "recspect.examining.shapley", "recspect.examining.interactions", "recspect.exam", "recspect.compressing", "recspect.tuning",
     "recspect.explaining.reasons", "recspect.explaining.explainer", "recspect.looping.rounds", "recspect.recommending.pipeline.ranker", "recspect.recommending.pipeline.ranker_onnx",
 )
 """Where importing the module may import torch; everywhere else torch is imported inside functions."""

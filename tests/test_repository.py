@@ -97,6 +97,7 @@ COMMANDS = {
     "metrics measure": {"FILE", "--assignments", "--events", "--out", "--pseudonym-key"},
     "metrics show": {"--folder", "--format", "--out", "--scene"},
     "metrics watch": {"FILE", "--experiments", "--folder", "--format", "--scene"},
+    "optimise": {"RUN", "--eval", "--finding", "--folder", "--format", "--minutes", "--out", "--seeds", "--trials"},
     "recommend": {"RECOMMENDER", "--context", "--k", "--out", "--seed", "--steps", "--trace", "--unknown", "--user", "--users"},
     "recommender build": {"RUN", "--author", "--candidates", "--category", "--items", "--out", "--per-source", "--ranking", "--replace", "--rows", "--sources", "--steps"},
     "reference add": {"RUN", "--to"},

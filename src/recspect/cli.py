@@ -25,6 +25,7 @@ from recspect.explaining import command as explaining
 from recspect.files import require_writable, write_bytes
 from recspect.looping import commands as looping
 from recspect.models.registry import MODELS
+from recspect.optimising import commands as optimising
 from recspect.printing import Format, FormatOption, OutOption, show
 from recspect.recommending import commands as recommending
 from recspect.schema import Schema
@@ -236,6 +237,7 @@ def schema_init(data: Annotated[Path, typer.Argument(help="table: Parquet, CSV, 
 
 serving.mount(app, _err)
 comparing.mount(app, _err)
+optimising.mount(app, _err)
 dashboard.mount(app, _err)
 looping.mount(app, _err)
 recommending.mount(app, _err, lambda reference: import_module("recspect.examining.runs").open_data(reference))

@@ -104,7 +104,7 @@ class _Recorder(TorchFunctionMode):
         lookup = _lookup_arguments(func, args, kwargs)
         if lookup is not None:
             weight, ids, offsets, bag = lookup
-            table = self._table(weight)
+            table = self._table(weight, small=hasattr(func, "reads_rows"))
             if table is not None:
                 return self._answer(func, args, kwargs, table, weight, ids, offsets, bag=bag)
         result = func(*args, **kwargs)
@@ -137,8 +137,8 @@ class _Recorder(TorchFunctionMode):
                                          weight.detach(), bag))
         return output
 
-    def _table(self, weight: Tensor) -> str | None:
-        if not weight.is_floating_point() or weight.dim() != 2:
+    def _table(self, weight: Tensor, *, small: bool = False) -> str | None:
+        if not (weight.is_floating_point() or (small and weight.dtype is torch.int8)) or weight.dim() != 2:
             return None
         try:
             return self.names.get(weight.untyped_storage().data_ptr())
@@ -155,7 +155,12 @@ class _Recorder(TorchFunctionMode):
 
 def _lookup_arguments(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any],
                       ) -> tuple[Tensor, Tensor, Tensor | None, bool] | None:
-    """(weight, ids, offsets, bag) where the call reads rows of a matrix, else None."""
+    """(weight, ids, offsets, bag) where the call reads rows of a matrix, else None.
+
+    A function with the attribute `reads_rows` is called with (ids, weight, ...) and gives float vectors, whatever the weight is made of, such as 8-bit codes with scales.
+    """
+    if hasattr(func, "reads_rows"):
+        return args[1], args[0], None, False
     if func is F.embedding:
         return kwargs.get("weight", args[1] if len(args) > 1 else None), args[0] if args else kwargs["input"], None, False
     if func is torch.embedding:
@@ -180,11 +185,11 @@ def _lookup_arguments(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any],
 
 
 def parameter_names(model: nn.Module) -> dict[int, str]:
-    """Storage address to parameter name, for the floating matrices of a model."""
+    """Storage address to parameter name, for the floating matrices of a model and those of 8-bit codes."""
     tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     names: dict[int, str] = {}
     for name, tensor in tensors:
-        if tensor.dim() == 2 and tensor.is_floating_point() and tensor.numel():
+        if tensor.dim() == 2 and (tensor.is_floating_point() or tensor.dtype is torch.int8) and tensor.numel():
             names.setdefault(tensor.untyped_storage().data_ptr(), name)
     return names
 

@@ -24,6 +24,8 @@ from recspect.errors import RecspectError, RunError, listing
 from recspect.features import FeatureTransform, InputSize
 from recspect.files import require_writable
 from recspect.models import ModelConfig, build
+from recspect.models.packing import packed
+from recspect.models.storage import Storage
 from recspect.schema import Schema
 from recspect.training.config import TrainingConfig, known
 from recspect.training.files import read_json, read_tensors, write_bytes, write_json
@@ -153,12 +155,14 @@ class Run:
         return self.record.get("best_epoch")
 
     def untrained_model(self) -> nn.Module:
-        """The model with fresh weights, from `run.json` alone."""
+        """The model with fresh weights, from `run.json` alone; of a compressed run, with empty ones."""
         try:
             sizes = [InputSize(**size) for size in self.record["inputs"]]
         except TypeError as error:
             raise RunError(f"{self.folder / 'run.json'} is damaged: inputs: {error}", hint="train anew, or restore the file") from None
-        return build(self.config.model, sizes)
+        storage = Storage.from_mapping(self.record.get("storage"), where=str(self.folder / "run.json"))
+        model = build(self.config.model, sizes)
+        return model if storage.plain else packed(model, storage, hollow=True)
 
     def load_model(self, epoch: int | Literal["best", "last"] = "best") -> nn.Module:
         """The model with the weights at the end of an epoch, in evaluation mode, on the CPU.

@@ -60,7 +60,8 @@ class Ranker:
             DataError: The items lack a field.
         """
         chosen = run.best_epoch if epoch == "best" else epoch
-        note = {"model": run.record["model"], "inputs": run.record["inputs"], "run": run.id, "epoch": chosen, "training": run.record["training"]}
+        note = {"model": run.record["model"], "inputs": run.record["inputs"], "run": run.id, "epoch": chosen, "training": run.record["training"],
+                **({"storage": run.record["storage"]} if "storage" in run.record else {})}
         return cls.of(run.load_model(epoch), run.transform, items, note)
 
     @classmethod
@@ -158,14 +159,18 @@ class Ranker:
         """
         from recspect.features import InputSize
         from recspect.models import ModelConfig, build
+        from recspect.models.packing import packed
+        from recspect.models.storage import Storage
         from recspect.training.config import known
 
         note = read_json(folder / "ranker.json")
         if note.pop("format", None) != "recspect-ranker" or note.pop("version", None) != 1:
             raise RunError(f"{folder / 'ranker.json'} is not of a format that this recspect reads", hint="upgrade recspect")
         tensors, _ = read_tensors(folder / "model.safetensors")
+        storage = Storage.from_mapping(note.get("storage"), where=str(folder / "ranker.json"))
         try:
             model = build(ModelConfig(**known(ModelConfig, note["model"], "model")), [InputSize(**size) for size in note["inputs"]])
+            model = model if storage.plain else packed(model, storage, hollow=True)
             model.load_state_dict(tensors)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise RunError(f"the ranking model in {folder} is damaged: {error!r:.300}", hint=REBUILD) from None

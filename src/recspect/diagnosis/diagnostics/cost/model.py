@@ -18,12 +18,13 @@ from recspect.diagnosis.stats.moments import Moments
 from recspect.diagnosis.tally import Tally
 from recspect.errors import Unavailable
 
-COLUMNS = ("numbers", "learned", "bytes", "operations", "read", "matrices", "table", "rows", "never", "once", "twice", "lookups")
+COLUMNS = ("numbers", "learned", "bytes", "operations", "read", "made", "seconds", "matrices", "table", "rows", "never", "once", "twice", "lookups")
 """Of every part of the model, in the columns `@part:...`; those of table rows from `rows` on are missing where it is not known what training reads."""
 
 IDLE, IDLE_BYTES, OF_MODEL = 0.5, 2**20, 0.1
 """A table is mostly idle from this share of its rows on; where they take at least so many bytes, and such a share of the model's, that is worth saying."""
 SHOWN = 12
+MOST_PARTS = 40
 MIB = 2**20
 
 
@@ -37,6 +38,8 @@ class _Part:
     bytes: float
     operations: float
     read: float
+    made: float
+    seconds: float
     matrices: float
     table: float
     rows: float
@@ -154,7 +157,7 @@ def _value(summary: object) -> float:
 
 
 def _evidence(parts: Sequence[_Part], target: Tally) -> tuple[Evidence, ...]:
-    return tuple(one for one in (_bytes(parts), _operations(parts), _figures(parts, target)) if one is not None)
+    return tuple(one for one in (_bytes(parts), _operations(parts), _figures(parts, target), _by_part(parts)) if one is not None)
 
 
 def _bytes(parts: Sequence[_Part]) -> Bars:
@@ -190,6 +193,17 @@ def _figures(parts: Sequence[_Part], target: Tally) -> RankedTable:
         rows.append(("1,000 rows scored, median", _rounded(float(np.median(runs))), "ms"))
         caption = f"Time is a measurement of this machine as it was: {len(runs)} runs of 1,000 rows with their encoding, {_rounded(min(runs))} to {_rounded(max(runs))} ms. All else is counted"
     return RankedTable(title="What does it take?", columns=("figure", "value", "unit"), rows=tuple(rows), caption=caption)
+
+
+def _by_part(parts: Sequence[_Part]) -> RankedTable:
+    """Every figure of every part, the one of most bytes first."""
+    timed = sum(part.seconds for part in parts if math.isfinite(part.seconds))
+    rows = tuple((part.name, _rounded(part.bytes / 1024), _rounded(part.operations), _rounded(part.read), _rounded(part.made), _rounded(part.seconds * 1e6) if math.isfinite(part.seconds) else None)
+                 for part in parts[:MOST_PARTS])
+    caption = f"{_shown(len(rows), len(parts))}. Computed: results of operations, forward, that are no views of what was there, lookups included"
+    if timed:
+        caption += f". Time is a measurement of this machine as it was, of rows encoded already and 1,000 at once: {_rounded(timed * 1e6)} microseconds per row in all"
+    return RankedTable(title="What does each part take?", columns=("part", "KiB held", "operations per row", "bytes looked up per row", "bytes computed per row", "microseconds per row"), rows=rows, caption=caption)
 
 
 def _shown(shown: int, there: int) -> str:
