@@ -505,3 +505,13 @@ def test_yes_and_no_in_a_csv_stay_as_they_are_written(tmp_path):
     assert sorted(batch.categories("default").values) == ["F", "T"]
     assert batch.numbers("known").tolist() == [1, 0, 1]
     assert batch.numbers("flag").tolist() == [1, 0, 1]
+
+
+def test_folders_named_by_dates_are_a_column(tmp_path):
+    """Texts in folder names lie in no dictionary of a file."""
+    for day in ("2026-01-01", "2026-01-02"):
+        (tmp_path / f"date={day}").mkdir()
+        pq.write_table(pa.table({"x": [1.0, 2.0], "text": ["a", "b"]}), tmp_path / f"date={day}" / "part.parquet")
+    rows = concatenate(list(read(tmp_path).batches()))
+    dates = rows.categories("date")
+    assert [dates.values[code] for code in dates.codes] == ["2026-01-01"] * 2 + ["2026-01-02"] * 2

@@ -21,6 +21,7 @@ from recspect.dashboard import commands as dashboard
 from recspect.errors import UsageError, listing
 from recspect.events.commands import events_app
 from recspect.experimenting.commands import experiment_app
+from recspect.examining.running import KeepOption, MemoryOption, RunnerOption, chosen_runner, tells_people
 from recspect.explaining import command as explaining
 from recspect.files import require_writable, write_bytes
 from recspect.looping import commands as looping
@@ -34,6 +35,7 @@ from recspect.serving import commands as serving
 if TYPE_CHECKING:
     from recspect.diagnosis.finding import Finding, Report
     from recspect.examining.references import References
+    from recspect.diagnosis.runners.runner import Runner
 
 app = typer.Typer(name="recspect", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Look inside deep recommenders: what they use, what is wrong with them, what to change.")
@@ -110,12 +112,15 @@ def diagnose(run: Annotated[Path | None, typer.Argument(help="run directory, Ten
              schema: Annotated[Path | None, typer.Option(help="schema file")] = None, slices: SliceOption = None,
              healthy: Annotated[Path | None, typer.Option("--reference", help="file of healthy runs to hold it against; see `recspect reference`")] = None,
              output: FormatOption = Format.TEXT, out: OutOption = None) -> None:
+             runner: RunnerOption = "local", keep: KeepOption = None, memory_gib: MemoryOption = None,
     """Examine a run, your own model, a scored table alone, or TensorBoard event files."""
     chosen = _slices(slices)
     if out is not None:
         require_writable(out)
     kept = None if healthy is None else _healthy_runs(healthy)  # read before the examination, which takes a minute
     if run is not None and (run / "run.json").is_file():
+    if run is not None and (runner, keep, memory_gib) != ("local", None, None) and (schema is None or (run / "run.json").is_file()):
+        raise UsageError(f"--runner, --keep and --memory-gib are for tables, and {run} is given without --schema", hint=f"recspect diagnose {run}")
         if subject or train_table or eval_table or schema:
             raise UsageError(f"{run} is a run directory, which needs no --subject, --train, --eval or --schema",
                              hint=f"recspect diagnose {run}")
@@ -131,7 +136,10 @@ def diagnose(run: Annotated[Path | None, typer.Argument(help="run directory, Ten
     elif run is not None and run.is_dir() and schema is None:
         raise UsageError(f"{run} is a folder without run.json", hint="give a run directory, TensorBoard event files, or a table with --schema FILE")
     else:
-        report = _from_tables(run, subject, train_table, eval_table, schema, chosen)
+        with chosen_runner(runner, keep, memory_gib) as adding:
+            report = _from_tables(run, subject, train_table, eval_table, schema, chosen, adding)
+        if not tells_people(adding):
+            raise typer.Exit(1 if report.verdict.value == "FAIL" else 0)
     if kept is not None:
         report = _held_against(kept, report, run)
     show(report, output, out)
@@ -364,7 +372,7 @@ def _held_against(healthy: References, report: Report, run: Path | None) -> Repo
 
 
 def _from_tables(table: Path | None, subject: str, train_table: Path | None, eval_table: Path | None, schema_file: Path | None,
-                 slices: tuple[Any, ...]) -> Report:
+                 slices: tuple[Any, ...], runner: Runner) -> Report:
     from recspect.diagnosis.source import read
     from recspect.drafting import validate
     from recspect.examining.examination import examine, examine_table
@@ -378,20 +386,20 @@ def _from_tables(table: Path | None, subject: str, train_table: Path | None, eva
     if schema_file is None:
         raise UsageError("a table needs a schema", hint=f"recspect schema init {target} --out schema.toml")
     schema = Schema.read(schema_file)
-    target = read(target, name=str(target))
+    target = read(target, name=str(target), whole=runner.name == "local")
     reference = None if train_table is None else read(train_table, name=str(train_table))
     with _saying() as say:
         if subject:
             for rows in filter(None, (target, reference)):
                 validate(schema.with_roles(score=None), rows)
             return examine(_subject(subject, schema), target, schema, reference=reference, slices=slices, say=say,
-                           provenance={"command": _command()})
+                           provenance={"command": _command()}, runner=runner)
         if schema.score is None and reference is None and schema.arm is None and schema.propensity is None:
             raise UsageError("the schema names no score column, and no model was given",
                              hint='add score = "..." under [roles], or give --subject file.py:function; logs of experiments or of logged probabilities (the roles arm and '
                                   "propensity), and two tables to compare (--train TABLE), need neither")
         return examine_table(target, schema, reference=reference, slices=slices, say=say,
-                             provenance={"command": _command()})
+                             provenance={"command": _command()}, runner=runner)
 
 
 def _subject(spec: str, schema: Schema | None = None) -> Any:

@@ -31,8 +31,20 @@ class DataError(RecspectError):
     """A table that is empty, truncated, of the wrong type or lacks a column."""
 
 
+class DamagedError(DataError):
+    """Bytes that are not what they should be: of one file, whatever the others hold."""
+
+
+class MemoryBudgetError(RecspectError):
+    """More memory is held than was allowed; said before the machine swaps."""
+
+
 class SubjectError(RecspectError):
     """A model that cannot be examined as asked, or only with silently wrong results."""
+
+
+class RunnerError(RecspectError):
+    """Workers that cannot be reached, or that die again and again."""
 
 
 class RunError(RecspectError):

@@ -70,7 +70,7 @@ class Source(ABC):
         """Number of rows; None where only a full pass could tell."""
 
 
-def read(data: Any, *, name: str = "", sql: str | None = None, engine: str = "auto") -> Source:
+def read(data: Any, *, name: str = "", sql: str | None = None, engine: str = "auto", whole: bool = True) -> Source:
     """A source over whatever holds the data.
 
     Args:
@@ -81,6 +81,7 @@ def read(data: Any, *, name: str = "", sql: str | None = None, engine: str = "au
         name: What to call it; by default the file's name or the kind of object.
         sql: A SELECT run by DuckDB. Files, frames and mappings stand in it as the table `data`.
         engine: What `Source.frame` runs on: `auto`, `polars` or `duckdb`.
+        whole: Whether all of several Parquet files must be readable; else those that are damaged are left out, and named in the source's `left_out`.
 
     Raises:
         DataError: Missing, empty or damaged files, tables without rows, objects that cannot be read or only once.
@@ -112,7 +113,7 @@ def read(data: Any, *, name: str = "", sql: str | None = None, engine: str = "au
         return data
     if isinstance(data, (str, os.PathLike)) or _is_list_of_paths(data):
         paths = [data] if isinstance(data, (str, os.PathLike)) else data
-        return source_files.files([Path(path) for path in paths], name=name, engine=engine)
+        return source_files.files([Path(path) for path in paths], name=name, engine=engine, whole=whole)
     if isinstance(data, (pa.Table, pa.RecordBatch)):
         table = data if isinstance(data, pa.Table) else pa.Table.from_batches([data])
         return source_frames.in_memory(table, name=name or "Arrow table", engine=engine)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,8 +20,10 @@ from recspect.diagnosis import source_arrow
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.source import ROWS, Source, require_request
 from recspect.diagnosis.source_arrow import as_lazy
-from recspect.diagnosis.source_query import literal, open_connection, quoted, stream
-from recspect.errors import DataError, listing
+from recspect.diagnosis.source_csv import csv_types, ending, scan, unreadable_csv
+from recspect.diagnosis.source_pieces import PIECE_ROWS, Piece
+from recspect.diagnosis.source_query import literal, open_connection, stream
+from recspect.errors import DamagedError, DataError, listing
 
 Form = Literal["parquet", "feather", "csv"]
 
@@ -33,20 +33,18 @@ SUFFIXES: dict[str, Form] = {
 }
 """Endings that are read; `.gz` and `.zst` may follow those of CSV."""
 
-SNIFFED_BYTES = 256 * 2**20
-"""CSV files up to this size have their types told from all rows, larger ones from the first million rows."""
-
 SAMPLED_BYTES = 64 * 2**10
 """Bytes of each file's start, middle and end that the fingerprint looks at."""
 
 
-def files(paths: Sequence[Path], *, name: str = "", engine: str = "auto") -> Files:
+def files(paths: Sequence[Path], *, name: str = "", engine: str = "auto", whole: bool = True) -> Files:
     """A source over files of one form.
 
     Args:
         paths: Files, folders (read with all below them) and patterns.
         name: What to call it; the first path's name by default.
         engine: What `Source.frame` runs on.
+        whole: Whether all of them must be readable; else Parquet files that are empty or damaged are left out, and named in `left_out`.
 
     Raises:
         DataError: Nothing there, empty or damaged files, an unknown or a second form, files of unlike columns.
@@ -56,21 +54,24 @@ def files(paths: Sequence[Path], *, name: str = "", engine: str = "auto") -> Fil
     if len(set(forms.values())) > 1:
         raise DataError(f"files of several forms: {listing(sorted({file.suffix for file in found}))}",
                         hint="read one form at a time, for example with the pattern 'folder/*.parquet'")
+    form = next(iter(forms.values()))
+    base = paths[0] if len(paths) == 1 and paths[0].is_dir() else None
+    name = name or paths[0].name or str(paths[0])
+    left_out: dict[str, str] = {}
+    if not whole and form == "parquet":
+        found, left_out = _readable(found, base)
     for file in found:
         if not os.access(file, os.R_OK):
             raise DataError(f"cannot read {file}: no right to read it", hint="chmod +r, or ask who owns it")
         if file.stat().st_size == 0:
-            raise DataError(f"{file} is empty (0 bytes)", hint="write it again; was its export interrupted?")
-    name = name or paths[0].name or str(paths[0])
-    form = next(iter(forms.values()))
-    base = paths[0] if len(paths) == 1 and paths[0].is_dir() else None
+            raise DamagedError(f"{file} is empty (0 bytes)", hint="write it again; was its export interrupted?")
     if form == "csv":
-        types = _csv_types(found, name)
+        types = csv_types(found, name)
         source = Files(name=name, paths=tuple(found), form=form, engine=engine, base=base, types=types,
                        schema=pa.schema([]))
     else:
         source = Files(name=name, paths=tuple(found), form=form, engine=engine, base=base,
-                       schema=_schema(found, form, base))
+                       schema=_schema(found, form, base), left_out=tuple(left_out.items()))
         source_arrow.require_distinct_names(source.schema.names, name=name)
         if source.count() == 0:
             raise source_arrow.no_rows(name)
@@ -89,6 +90,7 @@ class Files(Source):
         engine: What `frame` runs on.
         base: The folder whose `name=value` subfolders are columns, or None.
         types: Column name to DuckDB type (CSV), told once so that each pass reads alike.
+        left_out: Files that are not read because they are damaged, and why.
     """
 
     name: str
@@ -98,6 +100,7 @@ class Files(Source):
     engine: str = "auto"
     base: Path | None = None
     types: tuple[tuple[str, str], ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -108,7 +111,7 @@ class Files(Source):
     ) -> Iterator[Batch]:
         wanted = require_request(self, columns, rows, together)
         shown = wanted if columns is None else tuple(dict.fromkeys(columns))
-        tables = self._csv_tables(wanted, rows) if self.form == "csv" else self._arrow_tables(wanted, rows)
+        tables = self.csv_tables(wanted, rows) if self.form == "csv" else self._arrow_tables(wanted, rows)
         count = None if self.form == "csv" else self.count()
         return source_arrow.to_batches(tables, shown=shown, rows=rows, together=together, count=count, name=self.name)
 
@@ -127,15 +130,7 @@ class Files(Source):
 
     def fingerprint(self) -> str:
         """Of each file's name, size, and bytes at its start, middle and end (where Parquet keeps its footer)."""
-        digest = hashlib.blake2b(digest_size=16)
-        for path in self.paths:
-            size = path.stat().st_size
-            digest.update(f"{path.name}\0{size}\0".encode())
-            with path.open("rb") as file:
-                for start in (0, size // 2, max(size - SAMPLED_BYTES, 0)):
-                    file.seek(start)
-                    digest.update(file.read(SAMPLED_BYTES))
-        return digest.hexdigest()
+        return file_digest(self.paths)
 
     def count(self) -> int | None:
         if self.form != "csv":
@@ -152,17 +147,30 @@ class Files(Source):
         """The same, with the strings of Parquet as dictionaries, as they mostly lie there: five times as fast to read."""
         if self.form != "parquet":
             return self.dataset()
-        texts = {field.name for field in self.schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)}
+        inside = set(pq.read_schema(self.paths[0]).names) if self.base is not None else set(self.schema.names)  # names of folders lie in no dictionary
+        texts = {field.name for field in self.schema
+                 if field.name in inside and (pa.types.is_string(field.type) or pa.types.is_large_string(field.type))}
         schema = pa.schema([field.with_type(pa.dictionary(pa.int32(), pa.string())) if field.name in texts else field
                             for field in self.schema])
         reading = ds.ParquetFileFormat(read_options=ds.ParquetReadOptions(dictionary_columns=texts))
         return _dataset(self.paths, reading, self.base, schema)
 
+    def pieces(self, rows: int = PIECE_ROWS) -> tuple[Piece, ...]:
+        """Row groups of Parquet files; of other forms whole files."""
+        from recspect.diagnosis.source_groups import pieces_of
+
+        return pieces_of(self, rows)
+
+    def tables(self, piece: Piece, columns: Sequence[str], *, rows: int) -> Iterator[pa.Table]:
+        from recspect.diagnosis.source_groups import tables_of
+
+        return tables_of(self, piece, columns, rows)
+
     @property
     def scan(self) -> str:
         """The DuckDB table function that reads the files (CSV)."""
         types = ", ".join(f"{literal(name)}: {literal(kind)}" for name, kind in self.types)
-        return _scan(self.paths, f"columns={{{types}}}, auto_detect=false, ")
+        return scan(self.paths, f"columns={{{types}}}, auto_detect=false, ")
 
     def _arrow_tables(self, wanted: Sequence[str], rows: int) -> Iterator[pa.Table]:
         try:
@@ -174,14 +182,27 @@ class Files(Source):
         except (OSError, pa.ArrowInvalid) as error:
             raise damaged(self.name, error) from error
 
-    def _csv_tables(self, wanted: Sequence[str], rows: int) -> Iterator[pa.Table]:
+    def csv_tables(self, wanted: Sequence[str], rows: int) -> Iterator[pa.Table]:
         connection = open_connection()
         try:
             yield from stream(connection.sql(f"SELECT * FROM {self.scan}"), wanted, rows)  # noqa: S608 - built from literals
         except duckdb.Error as error:
-            raise _unreadable_csv(self.name, error) from error
+            raise unreadable_csv(self.name, error) from error
         finally:
             connection.close()
+
+
+def file_digest(paths: Sequence[Path]) -> str:
+    """32 hexadecimal digits of each file's name, size, and bytes at its start, middle and end."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in paths:
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            for start in (0, size // 2, max(size - SAMPLED_BYTES, 0)):
+                file.seek(start)
+                digest.update(file.read(SAMPLED_BYTES))
+    return digest.hexdigest()
 
 
 def reading_options() -> ds.ParquetFragmentScanOptions:
@@ -189,10 +210,10 @@ def reading_options() -> ds.ParquetFragmentScanOptions:
     return ds.ParquetFragmentScanOptions(pre_buffer=False, page_checksum_verification=True)
 
 
-def damaged(name: object, error: Exception) -> DataError:
+def damaged(name: object, error: Exception) -> DamagedError:
     """The error for a file whose bytes are not what its ending says."""
-    return DataError(f"{name} is damaged or cut short: {_reason(error)}",
-                     hint="copy or export the file again; a file that is still being written cannot be read")
+    return DamagedError(f"{name} is damaged or cut short: {_reason(error)}",
+                        hint="copy or export the file again; a file that is still being written cannot be read")
 
 
 def _reason(error: Exception) -> str:
@@ -242,13 +263,8 @@ def _neighbours(path: Path) -> str:
     return f"in {parent} there are: {listing(near)}" if near else "check the path and the working directory"
 
 
-def _ending(path: Path) -> str:
-    inner = path.with_suffix("") if path.suffix.lower() in (".gz", ".zst") else path
-    return inner.suffix.lower()
-
-
 def _known(path: Path) -> bool:
-    return _ending(path) in SUFFIXES
+    return ending(path) in SUFFIXES
 
 
 def _endings() -> str:
@@ -256,16 +272,32 @@ def _endings() -> str:
 
 
 def _form(path: Path) -> Form:
-    ending = _ending(path)
-    if ending not in SUFFIXES:
+    own = ending(path)
+    if own not in SUFFIXES:
         raise DataError(f"{path} has the unknown ending {path.suffix!r}", hint=f"endings that are read: {_endings()}")
-    form = SUFFIXES[ending]
+    form = SUFFIXES[own]
     if form != "csv" and path.suffix.lower() in (".gz", ".zst"):
         raise DataError(f"{path} is a compressed {form} file", hint="unpack it; Parquet and Feather compress inside")
     return form
 
 
 # ---------------------------------------------------------------------- Parquet, Feather
+
+
+def _readable(found: Sequence[Path], base: Path | None) -> tuple[list[Path], dict[str, str]]:
+    """The files whose footer can be read, and of the others why not; there is one at least, or all are kept for the error."""
+    kept, left_out = [], {}
+    for path in found:
+        if path.stat().st_size == 0:
+            left_out[str(path)] = f"{path} is empty (0 bytes)"
+            continue
+        try:
+            _schema([path], "parquet", base)
+        except DamagedError as error:
+            left_out[str(path)] = error.message
+        else:
+            kept.append(path)
+    return (kept, left_out) if kept else (list(found), {})
 
 
 def _dataset(paths: Sequence[Path], form: Form | ds.FileFormat, base: Path | None, schema: pa.Schema | None) -> ds.Dataset:
@@ -299,64 +331,3 @@ def _schema(paths: Sequence[Path], form: Form, base: Path | None) -> pa.Schema:
         raise DataError(f"the files disagree on a column's type: {error}",
                         hint="write them anew with the same types") from None
     return whole.remove_metadata() if form == "parquet" else whole
-
-
-# ---------------------------------------------------------------------- CSV
-
-
-def _scan(paths: Sequence[Path], settings: str) -> str:
-    names = ", ".join(literal(os.fspath(path)) for path in paths)
-    tabs = all(_ending(path) == ".tsv" for path in paths)
-    delimiter = "delim='\t', " if tabs else ""
-    return f"read_csv([{names}], {settings}{delimiter}header=true, nullstr='')"
-
-
-def _csv_types(paths: Sequence[Path], name: str) -> tuple[tuple[str, str], ...]:
-    size = sum(path.stat().st_size for path in paths)
-    sample = -1 if size <= SNIFFED_BYTES else 1_000_000
-    connection = open_connection()
-    try:
-        # Without skip=0 lines before one with more fields would be taken for a preamble, and dropped.
-        relation = connection.sql(f"SELECT * FROM {_scan(paths, f'sample_size={sample}, skip=0, ')}")  # noqa: S608 - built from literals
-        kinds = {column: str(kind) for column, kind in zip(relation.columns, relation.types, strict=True)}
-        types = tuple({**kinds, **_words(connection, paths, [column for column, kind in kinds.items() if kind == "BOOLEAN"])}.items())
-        if len(types) == 1 and any(sign in types[0][0] for sign in ",;\t|"):
-            raise _ragged(paths, name)
-        if relation.project("1").limit(1).fetchone() is None:  # no value of a column: times with a zone would need pytz
-            raise source_arrow.no_rows(name)
-    except duckdb.Error as error:
-        raise _unreadable_csv(name, error) from None
-    finally:
-        connection.close()
-    return types
-
-
-def _ragged(paths: Sequence[Path], name: str) -> DataError:
-    """The error for lines with unlike numbers of fields, with the first such line where it can be told."""
-    for path in paths:
-        with suppress(UnicodeDecodeError, csv.Error), path.open(encoding="utf-8", newline="") as file:
-            first = file.readline()
-            file.seek(0)
-            rows = csv.reader(file, delimiter=max(",;\t|", key=first.count))
-            expected = len(next(rows))
-            for row in rows:
-                if row and len(row) != expected:
-                    return DataError(f"{name} cannot be read as CSV: line {rows.line_num:,} of {path.name} has {len(row)} fields, "
-                                     f"the first line has {expected}", hint="correct or remove that line; was the export interrupted?")
-    return DataError(f"{name} cannot be read as CSV: its lines have unlike numbers of fields",
-                     hint="write it again with one separator, or convert it to Parquet")
-
-
-def _words(connection: duckdb.DuckDBPyConnection, paths: Sequence[Path], columns: Sequence[str]) -> dict[str, str]:
-    """Columns taken for true and false that say it in other words: yes and no stay as they are written, for a schema names them so."""
-    if not columns:
-        return {}
-    asked = ", ".join(f"bool_and(lower({quoted(column)}) IN ('true', 'false'))" for column in columns)
-    plain = connection.sql(f"SELECT {asked} FROM {_scan(paths, 'all_varchar=true, skip=0, ')}").fetchone()  # noqa: S608 - built from literals
-    return {column: "VARCHAR" for column, as_written in zip(columns, plain or (), strict=True) if as_written is False}
-
-
-def _unreadable_csv(name: str, error: Exception) -> DataError:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return DataError(f"{name} cannot be read as CSV: {' '.join(lines[:3])[:400]}",
-                     hint="the first line must name the columns; or convert the file to Parquet, where types are explicit")

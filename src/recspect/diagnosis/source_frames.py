@@ -13,6 +13,7 @@ import pyarrow as pa
 from recspect.diagnosis import source_arrow, source_query
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.source import ROWS, Source, require_request
+from recspect.diagnosis.source_pieces import PIECE_ROWS, Piece
 from recspect.errors import DataError
 
 
@@ -92,6 +93,16 @@ class InMemory(Source):
 
     def count(self) -> int | None:
         return int(self.table.num_rows)
+
+    def pieces(self, rows: int = PIECE_ROWS) -> tuple[Piece, ...]:
+        """Stretches of rows."""
+        borders = range(0, self.table.num_rows, rows)
+        return tuple(Piece(f"rows {first:,} to {min(first + rows, self.table.num_rows):,} of {self.name}", "", min(rows, self.table.num_rows - first), 0, first,
+                           min(first + rows, self.table.num_rows)) for first in borders)
+
+    def tables(self, piece: Piece, columns: Sequence[str], *, rows: int) -> Iterator[pa.Table]:
+        del rows  # they are in memory anyway
+        yield self.table.select(list(columns)).slice(piece.first, piece.last - piece.first)
 
 
 @dataclass(frozen=True)

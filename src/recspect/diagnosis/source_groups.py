@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from recspect.diagnosis import source_arrow
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.source import ROWS, require_request
-from recspect.diagnosis.source_files import Files, damaged, reading_options
+from recspect.diagnosis.source_files import Files, damaged, file_digest, reading_options
+from recspect.diagnosis.source_pieces import Piece, cut, digest
 from recspect.errors import DataError
 
 
@@ -72,4 +74,51 @@ def group_batches(files: Files, group: RowGroup, columns: Sequence[str], *, rows
         raise damaged(files.name, error) from error
 
 
-__all__ = ["RowGroup", "group_batches", "row_groups"]
+def pieces_of(files: Files, rows: int) -> tuple[Piece, ...]:
+    """Runs of row groups of each Parquet file; of other forms whole files.
+
+    Raises:
+        DamagedError: A file's description of itself cannot be read.
+    """
+    found = []
+    for number, path in enumerate(files.paths):
+        own = file_digest([path])
+        if files.form != "parquet":
+            found.append(Piece(str(path), own, None, number))
+            continue
+        try:
+            metadata = pq.read_metadata(path)
+            counts = [metadata.row_group(k).num_rows for k in range(metadata.num_row_groups)]
+        except (OSError, pa.ArrowInvalid) as error:
+            raise damaged(path, error) from error
+        runs = cut(counts, rows)
+        for first, last, held in runs:
+            where = "" if len(runs) == 1 else f", row groups {first} to {last - 1}" if last - first > 1 else f", row group {first}"
+            found.append(Piece(f"{path}{where}", digest(own, first, last), held, number, first, last))
+    return tuple(found)
+
+
+def tables_of(files: Files, piece: Piece, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+    """The rows of a piece, some at a time.
+
+    Raises:
+        DamagedError: They cannot be read.
+    """
+    path = files.paths[piece.file]
+    if files.form == "csv":
+        yield from replace(files, paths=(path,)).csv_tables(columns, rows)
+        return
+    try:
+        dataset = replace(files, paths=(path,)).with_dictionaries()
+        fragment = next(iter(dataset.get_fragments()))
+        if files.form == "parquet":
+            fragment = fragment.subset(row_group_ids=list(range(piece.first, piece.last)))
+        scanner = fragment.scanner(schema=dataset.schema, columns=list(columns), batch_size=rows, batch_readahead=2, fragment_readahead=1,
+                                   fragment_scan_options=reading_options() if files.form == "parquet" else None)
+        for batch in scanner.to_batches():
+            yield pa.Table.from_batches([batch])
+    except (OSError, pa.ArrowInvalid) as error:
+        raise damaged(piece.name, error) from error
+
+
+__all__ = ["RowGroup", "group_batches", "pieces_of", "row_groups", "tables_of"]

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from recspect.diagnosis import memory as budget
 from recspect.diagnosis.batch import Array, Categorical, column_from_arrow, describe, factorize, hash_values
 from recspect.errors import DataError
 
@@ -26,7 +27,7 @@ MEMORY = 512 * 2**20
 
 
 def whole_units(
-    tables: Iterator[pa.Table], unit: str, *, rows: int, count: int | None = None, memory: int = MEMORY
+    tables: Iterator[pa.Table], unit: str, *, rows: int, count: int | None = None, memory: int | None = None
 ) -> Iterator[pa.Table]:
     """Tables in which no unit is split.
 
@@ -35,13 +36,14 @@ def whole_units(
         unit: The column whose equal values stay together. Within a unit the rows keep their order.
         rows: At most so many rows per table, unless one unit has more.
         count: Number of rows to come, where known: it sets the number of partitions.
-        memory: Bytes that are sorted at once.
+        memory: Bytes that are sorted at once; `MEMORY`, or less within a small budget, where None.
 
     Raises:
         DataError: The column holds lists or vectors, or the disk has no room for the temporary files.
     """
     held: list[pa.Table] = []
     size = 0
+    memory = budget.sorted_bytes(MEMORY) if memory is None else memory
     for table in tables:
         held.append(table)
         size += table.nbytes

@@ -105,6 +105,16 @@ class TorchSubject(Subject):
         self._names = parameter_names(self.model)
         self._sites: Sites | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process is given: names of parameters are known by where these lie in memory, and are found there anew."""
+        return {name: value for name, value in self.__dict__.items() if name != "_names"}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        from recspect.diagnosis.lookups import parameter_names
+
+        self.__dict__.update(state)
+        self._names = parameter_names(self.model)
+
     # ------------------------------------------------------------------ running
 
     def encode(self, batch: Batch) -> Inputs:

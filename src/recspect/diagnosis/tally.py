@@ -67,8 +67,8 @@ class Tally(Mapping[Key, Any]):
 
     # ------------------------------------------------------------------ storage
 
-    def to_bytes(self) -> bytes:
-        """A compressed NumPy archive: arrays, and an index in JSON. No pickle."""
+    def to_bytes(self, *, compressed: bool = True) -> bytes:
+        """A NumPy archive, compressed for storage: arrays, and an index in JSON. No pickle."""
         arrays: dict[str, np.ndarray[Any, Any]] = {}
         index = {
             "format": "recspect-tally",
@@ -78,7 +78,7 @@ class Tally(Mapping[Key, Any]):
         }
         arrays["index"] = np.frombuffer(json.dumps(index).encode(), dtype=np.uint8)
         out = io.BytesIO()
-        np.savez_compressed(out, allow_pickle=False, **arrays)
+        (np.savez_compressed if compressed else np.savez)(out, allow_pickle=False, **arrays)
         return out.getvalue()
 
     @classmethod

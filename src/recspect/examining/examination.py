@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
@@ -14,7 +13,8 @@ from recspect.diagnosis.diagnostics.features.modality import modality_groups
 from recspect.diagnosis.evidence import Evidence
 from recspect.diagnosis.finding import Report
 from recspect.diagnosis.probe import Probe
-from recspect.diagnosis.runners.local import tally
+from recspect.diagnosis.runners.choosing import runner_of
+from recspect.diagnosis.runners.runner import Runner
 from recspect.diagnosis.slice import ALL, Slice
 from recspect.diagnosis.source import Source, read
 from recspect.diagnosis.subject import Subject, TorchSubject
@@ -23,8 +23,10 @@ from recspect.errors import DataError, SubjectError
 from recspect.examining.clusters import USERS, with_users
 from recspect.examining.compared_baselines import COMPARED_ROWS, compared_baselines
 from recspect.examining.overview import NEEDS, overview
+from recspect.examining.partial import partial_findings, readable
 from recspect.examining.sampling import all_rows
 from recspect.examining.scorecard import scorecard_needs
+from recspect.examining.sides import Say, Side, View
 from recspect.examining.tables import fitted_baselines, frequency_probe, sample_of, standard_probes
 from recspect.features.derived import derive_together
 from recspect.schema import Schema
@@ -45,67 +47,10 @@ DONORS = 8
 TABLE_ROWS = 262_144
 """Rows of a batch where no model runs: what is named and merged once per batch is then a small part of the work."""
 
-Say = Callable[[str], None]
-"""Told in a few words what is being done."""
-
-
-@dataclass(frozen=True)
-class View:
-    """One table from which totals can be taken.
-
-    Args:
-        source: Its rows.
-        probes: Applied to every batch.
-        columns: All columns that are there once the probes have run.
-        rows: Rows of a batch.
-    """
-
-    source: Source
-    probes: tuple[Probe, ...] = ()
-    columns: frozenset[str] = frozenset()
-    rows: int = 65_536
-
-    @classmethod
-    def over(cls, source: Source, probes: Sequence[Probe] = (), *, rows: int = 65_536) -> View:
-        added = [column for probe in probes for column in probe.adds]
-        return cls(source, tuple(probes), frozenset((*source.columns, *added)), rows)
-
-    def needed(self, keys: Sequence[Key]) -> tuple[Probe, ...]:
-        """The probes without the last ones that add nothing that the keys read."""
-        read_ = {column for slice_, stat in keys for column in (*stat.columns, *slice_.columns)}
-        probes = list(self.probes)
-        while probes and read_.isdisjoint(probes[-1].adds):
-            probes.pop()
-        return tuple(probes)
-
-
-@dataclass
-class Side:
-    """All views of one side (held-out or training), the rows first."""
-
-    views: list[View] = field(default_factory=list)
-
-    @property
-    def columns(self) -> frozenset[str]:
-        return frozenset().union(*(view.columns for view in self.views))
-
-    def tally(self, keys: Sequence[Key], say: Say) -> Tally:
-        """Every key over the first view that has its columns."""
-        total = Tally({})
-        taken: set[Key] = set()
-        for view in self.views:
-            mine = [key for key in keys if key not in taken
-                    and view.columns.issuperset((*key[1].columns, *key[0].columns))]
-            if mine:
-                taken.update(mine)
-                say(f"adding up {len(mine)} totals over {view.source.name}")
-                total = total + tally(view.source, mine, probes=view.needed(mine), rows=view.rows)
-        return total
-
 
 def examine_table(target: Any, schema: Schema, *, reference: Any = None, slices: Sequence[Slice] = (), other_score: str = "",
                   diagnostics: Sequence[Diagnostic] | None = None, title: str = "", say: Say = lambda _: None,
-                  provenance: Mapping[str, Any] | None = None) -> Report:
+                  provenance: Mapping[str, Any] | None = None, runner: str | Runner = "local") -> Report:
     """Examine a scored table; no model and no torch needed.
 
     Args:
@@ -119,15 +64,17 @@ def examine_table(target: Any, schema: Schema, *, reference: Any = None, slices:
         title: What is examined, for the report.
         say: Told what is being done.
         provenance: Added to the report's provenance.
+        runner: Who adds up: `local`, `processes:4`, `torchrun`, `ray`, `spark:local[2]` (see `recspect.diagnosis.runners.choosing`), or one that was made.
 
     Raises:
         DataError, SchemaError: The table does not fit the schema.
     """
+    runner = runner_of(runner)
     target = read(target, name="held-out rows")
-    validate(schema, target, need=())
+    validate(schema, readable(target, runner), need=())
     if reference is None:
         (target,) = _derived(schema, [target])
-    side, other = Side(), Side()
+    side, other = Side(runner=runner), Side(runner=runner)
     train_probes: list[Probe] = []
     if reference is not None:
         reference = read(reference, name="training rows")
@@ -155,7 +102,7 @@ def examine(subject: Subject, target: Any, schema: Schema, *, reference: Any = N
             epochs: Mapping[int, Subject] | None = None, steps: Any = None, lists: Batch | None = None,
             trained: TorchSubject | None = None, other_model: Subject | None = None,
             diagnostics: Sequence[Diagnostic] | None = None, sample_rows: int = 20_000, path_steps: int = 8,
-            title: str = "", say: Say = lambda _: None, provenance: Mapping[str, Any] | None = None) -> Report:
+            title: str = "", say: Say = lambda _: None, provenance: Mapping[str, Any] | None = None, runner: str | Runner = "local") -> Report:
     """Examine a model on held-out and training rows.
 
     Args:
@@ -172,7 +119,7 @@ def examine(subject: Subject, target: Any, schema: Schema, *, reference: Any = N
         diagnostics: Which questions to ask; default all.
         sample_rows: Rows on which attributions and activations are measured, on each side.
         path_steps: Points of the integration path per row.
-        title, say, provenance: As for `examine_table`.
+        title, say, provenance, runner: As for `examine_table`.
 
     Raises:
         DataError, SchemaError, SubjectError: The tables, schema and model do not fit together.
@@ -185,7 +132,8 @@ def examine(subject: Subject, target: Any, schema: Schema, *, reference: Any = N
     held_out, *others = map(_loaded, _derived(schema, sources))
     train = others[0] if others else None
     fields = subject.fields or schema.field_names
-    side, other = Side(), Side()
+    runner = runner_of(runner)
+    side, other = Side(runner=runner), Side(runner=runner)
     scores = ScoreProbe(subject, others={f"@score:epoch-{epoch}": model for epoch, model in sorted((epochs or {}).items())})
     baselines = None
     if train is not None:
@@ -379,7 +327,7 @@ def _judged(side: Side, other: Side, schema: Schema, *, slices: Sequence[Slice],
     first = ([*counted, *NEEDS, *(scorecard_needs(scope) if any(d.code.startswith("explanations.") for d in planned.answering) else ())], counted if "@cluster" in other.columns else [])
     target, reference = gathered(planned, scope, *(_asked(one, extra, say) for one, extra in zip((side, other), first, strict=True)))
     say("judging")
-    findings = with_users(judge(planned, target, reference, scope), target, reference)
+    findings = [*with_users(judge(planned, target, reference, scope), target, reference), *partial_findings(side, other)]
     return Report(findings=tuple(findings), title=title, overview=(*overview(target, reference, scope, findings), *shown),
                   provenance={**provenance, "schema": schema.to_mapping(), "questions": [d.code for d in asked]})
 
@@ -428,4 +376,4 @@ def _versions() -> dict[str, Any]:
     return {"python": platform.python_version(), "packages": packages}
 
 
-__all__ = ["Side", "View", "examine", "examine_table"]
+__all__ = ["Say", "Side", "View", "examine", "examine_table"]

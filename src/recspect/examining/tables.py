@@ -26,9 +26,13 @@ class StandardProbe(Probe):
         other_score: Column of the scores of another model; empty for none.
     """
 
+    light = True
+
     def __init__(self, schema: Schema, *, has_score: bool, other_score: str = "") -> None:
         self.schema, self.has_score, self.other_score = schema, has_score, other_score
         self.backing = {} if schema.user is None else {"@cluster": schema.user}
+        read = (*(label.name for label in schema.labels[:1]), schema.user, schema.score if has_score else None, other_score)
+        self.reads = None if schema.user is None else tuple(column for column in read if column)
 
     @property
     def adds(self) -> tuple[str, ...]:
@@ -40,7 +44,7 @@ class StandardProbe(Probe):
 
         columns: dict[str, Column] = {}
         if self.schema.labels:
-            columns["@label"] = encode_label(self.schema.label, batch)
+            columns["@label"] = encode_label(self.schema.label, batch, piece=True)
         if self.schema.user is not None:
             columns["@cluster"] = batch[self.schema.user]
         else:
@@ -55,8 +59,12 @@ class StandardProbe(Probe):
 class BaselineProbe(Probe):
     """Adds `@baseline:...`, the scores of fitted baselines."""
 
+    light = True
+
     def __init__(self, baselines: Baselines) -> None:
         self.baselines = baselines
+        schema = baselines.schema
+        self.reads = tuple(column for column in (schema.item, schema.user if baselines.item_knn is not None or baselines.ease is not None else None) if column)
         names = ["popular", *(name for name in ("item_knn", "ease") if getattr(baselines, name) is not None)]
         self._adds = tuple(f"@baseline:{name}" for name in names)
 

@@ -27,8 +27,11 @@ class FrequencyProbe(Probe):
         known: Of each field the hashes of the ids that training saw, ascending, and the group of each (1 to 3).
     """
 
+    light = True
+
     def __init__(self, known: Mapping[str, tuple[NDArray[np.uint64], NDArray[np.int64]]]) -> None:
         self.known = dict(known)
+        self.reads = tuple(self.known)
 
     @property
     def adds(self) -> tuple[str, ...]:

@@ -23,9 +23,12 @@ class Mismatch(Probe):
         tolerance: Numbers may differ by this share of the larger one: 1e-5 allows for 32-bit floats.
     """
 
+    light = True
+
     def __init__(self, fields: Sequence[str], *, tolerance: float = 1e-5) -> None:
         self.fields = tuple(fields)
         self.tolerance = tolerance
+        self.reads = tuple(name for field in self.fields for name in (field, f"{SERVED}{field}"))
 
     @property
     def adds(self) -> tuple[str, ...]:

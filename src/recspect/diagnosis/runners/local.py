@@ -1,17 +1,20 @@
 """The engine on one machine: read batches, let probes add columns, add up.
 
-Stats whose rows must come together (per user, per request) set the order of reading; one pass serves all others too.
+Stats whose rows must come together (per user, per request) set the order of reading. Where a model runs, one such pass serves all other stats too, so
+that it runs once; without one, the others are read in a pass of their own, so that only the few columns of a list are brought together.
 Without probes, stats that a query engine can add up are pushed down to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import duckdb
 import polars.exceptions
 
+from recspect.diagnosis import memory
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.probe import Probe
 from recspect.diagnosis.runners.ahead import ahead
@@ -46,35 +49,75 @@ def tally(source: Source, keys: Sequence[Key], *, probes: Sequence[Probe] = (), 
         DataError: A column is missing or of the wrong type.
     """
     pending = list(dict.fromkeys(keys))
-    entries = {}
-    if pushdown and not probes and not _is_one_batch(source, rows):
-        pushed = _pushed_down(source, pending)
-        entries.update(pushed)
-        pending = [key for key in pending if key not in pushed]
-    units = list(dict.fromkeys(unit for _, stat in pending if (unit := unit_of(stat)) is not None))
-    passes: list[tuple[str | None, list[Key]]] = [
-        (unit, [key for key in pending if unit_of(key[1]) == unit]) for unit in units]
-    free = [key for key in pending if unit_of(key[1]) is None]
-    if passes:
-        passes[0][1].extend(free)
-    elif free:
-        passes.append((None, free))
-    for unit, mine in passes:
-        entries.update(_one_pass(source, mine, probes, rows, unit, progress))
+    entries = pushed_down(source, pending, rows) if pushdown and not probes else {}
+    for one in passes([key for key in pending if key not in entries], source, probes):
+        batches = source.batches(one.reads, rows=rows, together=one.unit)
+        observed = (observe(batch, one.probes, one.sample) for batch in batches)
+        entries.update(fold(ahead(observed) if isinstance(source, Files) else observed, one.keys, progress))
     return Tally({key: entries[key] for key in keys})
 
 
-def _one_pass(source: Source, keys: Sequence[Key], probes: Sequence[Probe], rows: int, unit: str | None,
-              progress: Progress | None) -> dict[Key, object]:
-    held: dict[Key, list[Any]] = {key: [] for key in keys}
-    wanted = None if probes else _columns(keys)
+@dataclass(frozen=True)
+class Pass:
+    """What is added up while the rows are read once.
+
+    Args:
+        keys: (slice, stat) pairs.
+        probes: Those that add what the keys read, or what a later one reads.
+        unit: The source's column whose rows come together, or None.
+        reads: Columns of the source that the stats and probes read; None for all.
+        sample: The cluster and the share of it that all of these stats look at, where they look at the same.
+    """
+
+    keys: tuple[Key, ...]
+    probes: tuple[Probe, ...]
+    unit: str | None
+    reads: tuple[str, ...] | None
+    sample: tuple[str, float] | None
+
+
+def passes(keys: Sequence[Key], source: Source, probes: Sequence[Probe]) -> list[Pass]:
+    """In which passes to add up the keys: one per unit, and one for the others, or the first of a unit for them too where probes are not light."""
+    units = list(dict.fromkeys(unit for _, stat in keys if (unit := unit_of(stat)) is not None))
+    found: list[tuple[str | None, list[Key]]] = [(unit, [key for key in keys if unit_of(key[1]) == unit]) for unit in units]
+    free = [key for key in keys if unit_of(key[1]) is None]
+    if found and not all(probe.light for probe in probes):
+        found[0][1].extend(free)
+    elif free:
+        found.append((None, free))
+    return [_pass(mine, unit, source, probes) for unit, mine in found]
+
+
+def _pass(keys: Sequence[Key], unit: str | None, source: Source, probes: Sequence[Probe]) -> Pass:
+    wanted = dict.fromkeys(_columns(keys))
     sample = _sample_of(keys)
-    observed = (observe(batch, probes, sample) for batch in source.batches(wanted, rows=rows, together=_real_column(unit, source, probes)))
-    for batch in ahead(observed) if isinstance(source, Files) else observed:
+    if sample is not None and sample[1] < 1:
+        wanted[sample[0]] = None
+    needed: list[Probe] = []
+    everything = False
+    for probe in reversed(probes):
+        if everything or not wanted.keys().isdisjoint(probe.adds):
+            needed.insert(0, probe)
+            everything = everything or probe.reads is None
+            wanted |= dict.fromkeys(probe.reads or ())
+    added = {column for probe in needed for column in probe.adds}
+    reads = None if everything else tuple(column for column in wanted if column not in added)
+    return Pass(tuple(keys), tuple(needed), _real_column(unit, source, probes), reads, sample)
+
+
+def fold(batches: Iterable[Batch], keys: Sequence[Key], progress: Progress | None = None) -> dict[Key, Any]:
+    """The total of every key over batches that probes have seen.
+
+    Raises:
+        MemoryBudgetError: The process holds more than it may.
+    """
+    held: dict[Key, list[Any]] = {key: [] for key in keys}
+    for batch in batches:
         for key, summary in _summaries(batch, keys):
             held[key].append(summary)
             if len(held[key]) == HELD:
                 held[key] = [add_up(held[key])]
+        memory.require_within_budget()
         if progress:
             progress(batch.rows)
     return {key: add_up(parts) if parts else key[1].zero() for key, parts in held.items()}
@@ -130,9 +173,10 @@ def _is_one_batch(source: Source, rows: int) -> bool:
     return isinstance(source, InMemory) and source.engine == "auto" and source.table.num_rows <= rows
 
 
-def _pushed_down(source: Source, keys: Sequence[Key]) -> dict[Key, object]:
-    frame = source.frame()
-    done: dict[Key, object] = {}
+def pushed_down(source: Source, keys: Sequence[Key], rows: int) -> dict[Key, Any]:
+    """What the source's engine can add up, added up by it; nothing of a table in memory that is one batch, nor within a budget of memory, which an engine does not know."""
+    frame = None if _is_one_batch(source, rows) or memory.is_limited() else source.frame()
+    done: dict[Key, Any] = {}
     if frame is None:
         return done
     kinds = frame.collect_schema()
