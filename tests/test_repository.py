@@ -73,6 +73,7 @@ EFFECTS = frozenset({"effects.decision", "effects.guardrail", "effects.interleav
 
 COMMANDS = {
     "compare": {"CANDIDATE", "CURRENT", "--eval", "--format", "--out", "--rules", "--schema"},
+    "compress": {"RUN", "--format", "--limit", "--out"},
     "dashboard": {"RUNS", "--actions", "--host", "--port", "--smallest", "--token-file"},
     "datasets": {"NAME"},
     "demo": {"--dataset", "--epochs", "--no-open", "--open", "--runs"},

@@ -17,11 +17,12 @@ from rich.console import Console
 from recspect import exits
 from recspect.adapting.commands import metrics_app
 from recspect.comparing import commands as comparing
+from recspect.compressing import commands as compressing
 from recspect.dashboard import commands as dashboard
 from recspect.errors import UsageError, listing
 from recspect.events.commands import events_app
-from recspect.experimenting.commands import experiment_app
 from recspect.examining.running import KeepOption, MemoryOption, RunnerOption, chosen_runner, tells_people
+from recspect.experimenting.commands import experiment_app
 from recspect.explaining import command as explaining
 from recspect.files import require_writable, write_bytes
 from recspect.looping import commands as looping
@@ -34,8 +35,8 @@ from recspect.serving import commands as serving
 
 if TYPE_CHECKING:
     from recspect.diagnosis.finding import Finding, Report
-    from recspect.examining.references import References
     from recspect.diagnosis.runners.runner import Runner
+    from recspect.examining.references import References
 
 app = typer.Typer(name="recspect", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Look inside deep recommenders: what they use, what is wrong with them, what to change.")
@@ -111,16 +112,16 @@ def diagnose(run: Annotated[Path | None, typer.Argument(help="run directory, Ten
              eval_table: Annotated[Path | None, typer.Option("--eval", help="held-out (or current) table")] = None,
              schema: Annotated[Path | None, typer.Option(help="schema file")] = None, slices: SliceOption = None,
              healthy: Annotated[Path | None, typer.Option("--reference", help="file of healthy runs to hold it against; see `recspect reference`")] = None,
-             output: FormatOption = Format.TEXT, out: OutOption = None) -> None:
              runner: RunnerOption = "local", keep: KeepOption = None, memory_gib: MemoryOption = None,
+             output: FormatOption = Format.TEXT, out: OutOption = None) -> None:
     """Examine a run, your own model, a scored table alone, or TensorBoard event files."""
     chosen = _slices(slices)
     if out is not None:
         require_writable(out)
     kept = None if healthy is None else _healthy_runs(healthy)  # read before the examination, which takes a minute
-    if run is not None and (run / "run.json").is_file():
     if run is not None and (runner, keep, memory_gib) != ("local", None, None) and (schema is None or (run / "run.json").is_file()):
         raise UsageError(f"--runner, --keep and --memory-gib are for tables, and {run} is given without --schema", hint=f"recspect diagnose {run}")
+    if run is not None and (run / "run.json").is_file():
         if subject or train_table or eval_table or schema:
             raise UsageError(f"{run} is a run directory, which needs no --subject, --train, --eval or --schema",
                              hint=f"recspect diagnose {run}")
@@ -246,6 +247,7 @@ def schema_init(data: Annotated[Path, typer.Argument(help="table: Parquet, CSV, 
 serving.mount(app, _err)
 comparing.mount(app, _err)
 optimising.mount(app, _err)
+compressing.mount(app, _err)
 dashboard.mount(app, _err)
 looping.mount(app, _err)
 recommending.mount(app, _err, lambda reference: import_module("recspect.examining.runs").open_data(reference))
