@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from judging import ask, diagnose, verdicts
+from recspect.diagnosis import cause_rules
 from recspect.diagnosis.batch import Batch
+from recspect.diagnosis.causes import causes_of
 from recspect.diagnosis.diagnostics.data.drift import Drift
+from recspect.diagnosis.diagnostics.data.drift_of_ids import NEW
 from recspect.diagnosis.diagnostics.embeddings.untrained_rows import UntrainedRows
 from recspect.diagnosis.finding import Verdict
 from recspect.schema import Field, Kind, Label, Schema
@@ -99,3 +102,78 @@ def test_people_who_keep_coming_are_told_from_ids_that_broke(new, usual, verdict
 def test_values_that_are_no_ids_are_not_excused():
     (finding,) = ask(UntrainedRows(), *lookups(0.9, 0.8, "word"), schema=PEOPLE, tables=("word",))
     assert finding.verdict is Verdict.FAIL
+
+
+# ---------------------------------------------------------------------- drift of ids
+
+
+SHOP = Schema(user="user", item="item", time="time", time_unit="s", labels=[Label(name="click")], fields=[Field(name="item")])
+
+
+def shown(seed, *, new=(0.0,) * 5, default=(0.0,) * 5):
+    """Held-out and training rows whose items are new in each stretch, or one and the same old one, in such shares of the rows."""
+    rng = np.random.default_rng(seed)
+    stretch = np.repeat(np.arange(5), ROWS)
+    rows = len(stretch)
+    item = np.minimum(rng.geometric(0.03, rows), 200)
+    item = np.where(rng.random(rows) < np.array(new)[stretch], 1000 * (stretch + 1) + rng.integers(0, 60, rows), item)
+    item = np.where(rng.random(rows) < np.array(default)[stretch], 7, item)
+    table = {"user": rng.integers(0, 500, rows), "time": 1.5e9 + np.sort(rng.uniform(0, 1e8, rows)), "item": item, "click": rng.integers(0, 2, rows)}
+    return {name: column[stretch == 4] for name, column in table.items()}, {name: column[stretch < 4] for name, column in table.items()}
+
+
+def drift_of_items(*sides, schema=SHOP):
+    (finding,) = diagnose(Drift(), schema, *sides)
+    return finding
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("share", "verdict"), [(0.3, "FAIL"), (0.12, "WARN"), (0.01, "PASS")])
+def test_an_old_id_that_stands_in_many_rows_is_no_turnover(seed, share, verdict):
+    found = drift_of_items(*shown(seed, new=(0.2,) * 5, default=(0, 0, 0, 0, share)))
+    assert found.verdict == verdict
+    if verdict != "PASS":
+        assert found.estimate.low < share * (1 - 0.03) < found.estimate.high  # what it gained beyond its share of the others' rows
+        assert "'7' went from" in found.claim
+        assert cause_of(found) == "default_value"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_old_id_that_comes_and_goes_is_quiet(seed):
+    assert drift_of_items(*shown(seed, default=(0, 0.35, 0, 0, 0.3))).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("new", "verdict"), [((0.2,) * 5, "PASS"), ((0.2, 0.2, 0.2, 0.2, 0.35), "WARN"), ((0, 0, 0, 0, 0.15), "WARN"), ((0, 0, 0, 0, 0.02), "PASS")])
+def test_new_ids_are_held_against_those_of_the_last_block(seed, new, verdict):
+    found = drift_of_items(*shown(seed, new=new))
+    assert found.verdict == verdict
+    if verdict == "WARN":
+        assert found.estimate.unit == NEW
+        assert found.estimate.low < new[-1] < found.estimate.high
+        assert "of the last block of training rows had one that no row before it had" in found.claim
+        assert cause_of(found) == "new_ids"
+
+
+def test_without_a_time_new_ids_are_held_against_chance():
+    timeless = dataclasses.replace(SHOP, time=None, time_unit=None)
+    assert drift_of_items(*shown(0), schema=timeless).verdict is Verdict.PASS
+    found = drift_of_items(*shown(0, new=(0.2,) * 5), schema=timeless)
+    assert found.verdict is Verdict.WARN  # each stretch has items of its own, and nothing says that this is usual
+    assert "is expected by chance" in found.claim
+
+
+def test_a_few_users_cannot_make_one_id_a_default():
+    """One person who reads one item all day is a third of the rows, and no more than one person."""
+    target, reference = shown(0)
+    third = np.arange(ROWS) % 3 == 0
+    target = target | {"user": np.where(third, 3, target["user"]), "item": np.where(third, 7, target["item"])}
+    assert drift_of_items(target, reference).verdict is not Verdict.FAIL
+
+
+def cause_of(finding):
+    return causes_of([finding])[0].code
+
+
+def test_rules_of_causes_know_the_unit():
+    assert cause_rules.NEW_IDS == NEW

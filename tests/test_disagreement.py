@@ -20,8 +20,8 @@ BENCH = runpy.run_path(str(Path(__file__).parents[1] / "bench" / "importance_tru
 SCHEMA = Schema(user="user", labels=[Label(name="click")], fields=[Field(name=name) for name in ("a", "b", "noise")])
 
 
-def judged(seed, *, copy=False, noise=0.0, rows=6000, scale=1.0):
-    """A linear model of known effects: `b` repeats `a` or stands alone; `noise` moves the logit and means nothing.
+def judged(seed, *, copy=False, noise=0.0, rows=6000, scale=1.0, given=1.0):
+    """A linear model of known effects: `b` repeats `a` or stands alone; `noise` moves the logit and means nothing. The model gives a part of each effect.
 
     Contributions are exact for it: path integrals of a logit that is linear along the path.
     """
@@ -30,6 +30,7 @@ def judged(seed, *, copy=False, noise=0.0, rows=6000, scale=1.0):
     effects["b"] = effects["a"] if copy else 0.8 * scale * r.normal(size=rows)
     truth = effects["a"] * (2 if copy else 1) + (0 if copy else effects["b"])
     click = (r.random(rows) < 1 / (1 + np.exp(-truth))).astype(float)
+    effects = {name: given * effect for name, effect in effects.items()}
     logit = sum(effects.values())
     nodes, weights = np.polynomial.legendre.leggauss(16)
     share = sum(w / 2 * (1 / (1 + np.exp(-logit * (t + 1) / 2)) - click) for t, w in zip(nodes, weights, strict=True))
@@ -110,3 +111,18 @@ def test_a_field_and_its_copy_are_named_and_drawn():
 def test_an_oversized_noise_field_is_named(seed):
     found = report(seed, epochs=4, duplicate=False).find(Disagreement.code)
     assert "noise" in {finding.place.name for finding in found if finding.verdict is Verdict.WARN}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("given", [0.25, 0.5])
+def test_a_model_that_gives_too_little_of_an_effect_has_no_copies(seed, given):
+    """Few rows or decay shrink what a model makes of a field: permuting it then costs 2 / (2 - c) times its usefulness, below 1.5, with no other field beside it."""
+    (alone,) = judged(seed, rows=60_000, scale=0.6, given=given)  # small effects: the loss is nearly quadratic
+    assert alone.verdict is Verdict.PASS
+    ratio = {row[0]: row[-1] for row in alone.evidence[1].rows}
+    assert float(ratio["a"].split()[0]) == pytest.approx(2 / (2 - given), abs=0.12)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_copies_of_which_a_model_gives_most_are_named(seed):
+    assert verdicts(judged(seed, copy=True, rows=30_000, given=0.8)) == {"a": Verdict.WARN, "b": Verdict.WARN}

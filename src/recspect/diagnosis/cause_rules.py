@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from recspect.diagnosis.causes import Rule, Sign
 from recspect.diagnosis.finding import Finding, Remedy, Verdict
 
+NEW_IDS = "share of rows with ids new since training"
+"""Unit of a `data.drift` finding that is about ids which training never saw."""
+
 
 def _below(finding: Finding, _: Sequence[Finding]) -> bool:
     """Its number is below the neutral value."""
@@ -69,10 +72,21 @@ def _not_since_long(finding: Finding, findings: Sequence[Finding]) -> bool:
     return not long or (finding.estimate is not None and finding.estimate.value > 0.65)
 
 
+def _new_ids(finding: Finding, _: Sequence[Finding]) -> bool:
+    """What drifted is how many ids are new, not the shares of old ones."""
+    return finding.estimate is not None and finding.estimate.unit == NEW_IDS
+
+
+def _other_shares(finding: Finding, others: Sequence[Finding]) -> bool:
+    """Old values have other shares."""
+    return not _new_ids(finding, others)
+
+
 _LEAK = Sign(codes=("data.target_leak",), kind="field")
 _REPEATS = Sign(codes=("data.split_overlap",), where=_repeated)
 _FUTURE = Sign(codes=("data.time_leak",))
-_DRIFT = Sign(codes=("data.drift",), kind="field")
+_DRIFT = Sign(codes=("data.drift",), kind="field", where=_other_shares)
+_NEW_IDS = Sign(codes=("data.drift",), kind="field", where=_new_ids)
 _JOINT = Sign(codes=("data.joint_drift",))
 _MISSING = Sign(codes=("data.missing_values",), kind="field", where=_more_missing)
 _UNTRAINED = Sign(codes=("embeddings.untrained_rows",))
@@ -108,8 +122,8 @@ _FLAT_RANKING = Sign(codes=("predictions.ranking_quality",))
 _FLAT_LOSS = Sign(codes=("predictions.normalised_entropy",))
 
 _QUALITY = ("predictions.calibration", "predictions.calibration_slope", "predictions.normalised_entropy", "predictions.negative_sampling",
-            "predictions.worst_slices", "predictions.group_gap", "predictions.cold_start", "predictions.ranking_quality",
-            "data.change_point", "data.label_maturity")
+            "predictions.worst_slices", "predictions.group_gap", "predictions.roc_gap", "predictions.cold_start", "predictions.ranking_quality", "predictions.decay",
+            "recommendations.exposure_parity", "data.change_point", "data.label_maturity")
 """What the predictions on held-out rows say: anything that is wrong with those rows shows there."""
 
 _INSIDE = ("training.memorisation", "training.id_shuffle", "training.membership_inference", "training.plateau", "training.update_ratio", "training.saturation", "features.disagreement",
@@ -185,11 +199,15 @@ RULES: tuple[Rule, ...] = (
          explains=("data.drift", "data.joint_drift", *_QUALITY, "embeddings.untrained_rows"),
          remedy=Remedy(code="mend_pipeline", text="Find the join or service that fails to give the field; train with gaps if they are here to stay."),
          verify="The share of missing values is that of training again."),
-    Rule(code="new_ids", claim="{place} brings ids that training never saw: the model reads vectors nothing has trained.", signs=(_UNTRAINED,), support=(_DRIFT,),
+    Rule(code="new_ids", claim="{place} brings ids that training never saw: the model reads vectors nothing has trained.", signs=(_UNTRAINED,), support=(_NEW_IDS, _DRIFT),
          explains=("data.drift", "data.joint_drift", *_QUALITY, "recommendations.coverage"),
          remedy=Remedy(code="train_unknown", text="Train more often, hide a share of ids in training (unknown_share) so that the unknown row is trained, or add "
                        "fields that describe new ids."),
          verify="The share of lookups that read untrained rows falls; cold rows are no worse than without the id."),
+    Rule(code="new_ids", claim="{place} brings more ids that training never saw than this log brings anyhow: the model knows nothing of them.", signs=(_NEW_IDS,),
+         explains=("data.joint_drift", *_QUALITY, "recommendations.coverage"),
+         remedy=Remedy(code="train_unknown", text="See whether ids are written as they were; train more often, or add fields that describe new ids."),
+         verify="The share of rows with new ids is that of the last training rows again."),
     Rule(code="feedback_loop", claim="Recommendations make the data that the next model learns from: lists become more alike from generation to generation.",
          signs=(Sign(codes=("recommendations.homogenisation",)),), support=(Sign(codes=("recommendations.popularity_bias", "recommendations.coverage")),),
          explains=("recommendations.popularity_bias", "recommendations.coverage", "data.drift", "data.joint_drift"),
@@ -204,7 +222,7 @@ RULES: tuple[Rule, ...] = (
          remedy=Remedy(code="mend_join", text="Compare keys and versions of the join that serves the field with those of training; replay logged requests."),
          verify="Replayed rows agree with logged ones, and AUC is back."),
     Rule(code="concept_drift", claim="Outcomes changed at a moment, while the fields look the same: people or the product behave in another way.", signs=(_CHANGE,),
-         excluded_by=(_JOINT,), explains=("predictions.calibration", "predictions.negative_sampling", "predictions.normalised_entropy",
+         excluded_by=(_JOINT,), explains=("predictions.calibration", "predictions.decay", "predictions.negative_sampling", "predictions.normalised_entropy",
                                           "predictions.worst_slices", "predictions.cold_start", "data.label_maturity"),
          remedy=Remedy(code="train_newer", text="Look for what was released or happened then; train on rows after it, and more often."),
          verify="Residuals after the moment are as before it."),
@@ -252,7 +270,7 @@ RULES: tuple[Rule, ...] = (
     Rule(code="nothing_learned", claim=_CONSTANT, signs=(_FLAT_LOSS, _FLAT_RANKING), support=(_STILL,), excluded_by=(_ONE_EPOCH, _IDS_BY_HEART, _RANKS), explains=(*_QUALITY, *_INSIDE),
          remedy=_CHECK_LABELS, verify=_BEATS_BASE),
     Rule(code="bad_slice", claim=_WORSE, signs=(_GAP_OF_GROUP,), excluded_by=(_JOINT,),
-         explains=("predictions.worst_slices", "predictions.group_gap", "predictions.calibration_slope", "predictions.normalised_entropy",
+         explains=("predictions.worst_slices", "predictions.group_gap", "predictions.roc_gap", "predictions.calibration_slope", "predictions.normalised_entropy",
                    "training.overfitting", "training.membership_inference"),
          remedy=_MEND_SLICE, verify=_AS_OTHERS),
     Rule(code="spurious_field", claim=_NO_HELP, signs=(_SURELY_SPURIOUS,),
@@ -275,7 +293,16 @@ RULES: tuple[Rule, ...] = (
     Rule(code="memorisation", claim=_HEART, signs=(_IDS_SHUFFLED,), explains=("training.overfitting", "features.disagreement"), remedy=_EARLIER, verify=_NO_GAP),
     Rule(code="nothing_learned", claim=_CONSTANT, signs=(_STILL,), excluded_by=(_ONE_EPOCH, _IDS_BY_HEART, _RANKS), remedy=_CHECK_LABELS, verify=_BEATS_BASE),
     Rule(code="spurious_field", claim=_NO_HELP, signs=(_SPURIOUS,), explains=("features.disagreement",), remedy=_DROP, verify=_WITHOUT),
-    Rule(code="bad_slice", claim=_WORSE, signs=(Sign(codes=("predictions.group_gap", "predictions.worst_slices")),),
-         excluded_by=(_JOINT,), explains=("predictions.worst_slices", "predictions.group_gap"), remedy=_MEND_SLICE, verify=_AS_OTHERS),
+    Rule(code="bad_slice", claim=_WORSE, signs=(Sign(codes=("predictions.group_gap", "predictions.worst_slices", "predictions.roc_gap")),),
+         excluded_by=(_JOINT,), explains=("predictions.worst_slices", "predictions.group_gap", "recommendations.exposure_parity"), remedy=_MEND_SLICE, verify=_AS_OTHERS),
+    Rule(code="ageing_model", claim="The model ages: predictions get worse the longer ago it was trained, or later rows are harder for any model.", signs=(Sign(codes=("predictions.decay",)),),
+         excluded_by=(_JOINT, _CHANGE), explains=("predictions.cold_start", "predictions.calibration"),
+         remedy=Remedy(code="train_more_often", text="Train more often; train on rows up to the middle of the held-out time, and compare on the rest."),
+         verify="The newer model has no rise on the rest where the older one has."),
+    Rule(code="unequal_exposure", claim="What users choose of {place} is shown further down than what they choose of other kinds.", signs=(Sign(codes=("recommendations.exposure_parity",)),),
+         remedy=Remedy(code="check_fields", text="Compare the kind's rows field by field with others; then weigh its training rows more, or re-rank with a bound."),
+         verify="Relevant rows of all kinds have about the same exposure, at no loss of NDCG."),
+    Rule(code="sampled_protocol", claim="List measures are taken over a few sampled items: they are not those of the catalogue.", signs=(Sign(codes=("recommendations.sampled_candidates",)),),
+         remedy=Remedy(code="rank_catalogue", text="Rank the whole catalogue, or compare models by AUC."), verify="Models keep their order over the whole catalogue."),
 )
 """Every rule, upstream first."""

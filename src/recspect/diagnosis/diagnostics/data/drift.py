@@ -8,6 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from recspect.diagnosis.diagnostic import Needs, NullCalibrated, Scope
+from recspect.diagnosis.diagnostics.data.drift_of_ids import (
+    GAINED_FAIL,
+    GAINED_WARN,
+    MORE_NEW,
+    DriftOfIds,
+    drift_of_ids,
+)
 from recspect.diagnosis.diagnostics.movement import Movement, blocks_of_training, clocks, movement
 from recspect.diagnosis.diagnostics.policy import (
     between,
@@ -19,6 +26,7 @@ from recspect.diagnosis.diagnostics.policy import (
     plural,
     require_rows,
     verdict_above,
+    worst,
 )
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.evidence import DistributionPair, RankedTable
@@ -26,7 +34,7 @@ from recspect.diagnosis.finding import Finding, Place, Remedy, Verdict
 from recspect.diagnosis.jackknife import BucketedSummary
 from recspect.diagnosis.multiplicity import Check
 from recspect.diagnosis.stat import Bucketed
-from recspect.diagnosis.stats.categories import CategoryCounts, category_bins, unseen_share
+from recspect.diagnosis.stats.categories import CategoryCounts, category_bins
 from recspect.diagnosis.stats.category_sums import CategoryCountsByBucket
 from recspect.diagnosis.stats.quantiles import (
     Quantiles,
@@ -50,8 +58,9 @@ MANY = 1000
 
 _KINDS = (Kind.CATEGORICAL, Kind.NUMERIC, Kind.MULTI_VALUED, Kind.SEQUENCE)
 _THRESHOLD = ("FAIL when PSI is surely above 0.25 and above what chance gives, WARN above 0.10 and above chance (99.9% of samples without "
-              "drift), each unlikely among all checks of the run (q < 0.05); ids, fields of many values, fields that follow the clock and fields that moved no less "
-              "from one block of training rows to the next WARN at most")
+              "drift), each unlikely among all checks of the run (q < 0.05); fields that follow the clock and fields that moved no less from one block of training rows to the "
+              "next WARN at most. Ids and fields of many values WARN by PSI only when they moved more than that; FAIL when one old id surely gained "
+              f"{GAINED_FAIL:.0%} of all rows, WARN from {GAINED_WARN:.0%}, and WARN when new ids are surely {MORE_NEW:.0%} of the rows more than usual")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +73,7 @@ class _Drift:
     effect: str
     note: str
     moved: Movement | None
+    ids: DriftOfIds | None = None
 
     @property
     def check(self) -> Check:
@@ -75,9 +85,16 @@ class _Drift:
         return verdict_above(self.psi, fail=max(FAIL, 2 * self.chance)) is Verdict.FAIL and not self.note
 
     def verdict(self, limit: float) -> Verdict:
-        """What moved no less among the training rows never fails."""
+        """What moved no less among the training rows never fails, and is quiet where ids are concerned."""
+        if self.ids is not None:
+            return worst((self.ids.of_gain, self.ids.of_new, self._by_index(limit)))
+        return self._by_index(limit)
+
+    def _by_index(self, limit: float) -> Verdict:
         if self.check.counted > limit:
             return Verdict.PASS
+        if self.ids is not None:
+            return Verdict.WARN if self.moved is None or self.moved.beyond else Verdict.PASS
         return Verdict.FAIL if self.gross and (self.moved is None or self.moved.beyond) else Verdict.WARN
 
 
@@ -105,10 +122,10 @@ class Drift(NullCalibrated):
         return Needs.of(both=[*(_stat(field, scope) for field in fields), *clocks(scope)])
 
     def further(self, target: Tally, reference: Tally, scope: Scope) -> Needs:
-        """Fields that would fail, in each block of the training rows."""
+        """Fields that would fail, and ids that would alarm, in each block of the training rows."""
         blocks = blocks_of_training(target, reference, scope)
-        gross = [field for field in examined_fields(scope, *_KINDS, reference=True) if _is_gross(field, target, reference, scope)] if blocks else []
-        return Needs(reference=tuple((block, _stat(field, scope)) for field in gross for block in blocks))
+        asked = [field for field in examined_fields(scope, *_KINDS, reference=True) if _is_asked_again(field, target, reference, scope)] if blocks else []
+        return Needs(reference=tuple((block, _stat(field, scope)) for field in asked for block in blocks))
 
     def measure(self, target: Tally, reference: Tally, scope: Scope) -> list[_Drift]:
         return _drifts(target, reference, scope)
@@ -162,23 +179,28 @@ def _drifts(target: Tally, reference: Tally, scope: Scope) -> list[_Drift]:
         except Unavailable:
             skipped.append(field.name)
             continue
-        drifts.append(replace(measured, moved=movement(_stat(field, scope), blocks, target, reference, _comparison(field))))
+        stat = _stat(field, scope)
+        moved = movement(stat, blocks, target, reference, _comparison(field))
+        ids = None if measured.ids is None or moved is None else drift_of_ids(now, before, [reference.get_summary(stat, block) for block in blocks])
+        drifts.append(replace(measured, moved=moved, ids=ids or measured.ids))
     if not drifts:
         raise Unavailable(f"no field has values on both sides: {names(skipped)}")
     return drifts
 
 
-def _is_gross(field: Field, target: Tally, reference: Tally, scope: Scope) -> bool:
-    """Whether the size of the change alone would be a FAIL; the interval, which takes long, only where the number itself is as large."""
+def _is_asked_again(field: Field, target: Tally, reference: Tally, scope: Scope) -> bool:
+    """Whether the size of the change alone would be a FAIL, of ids a WARN; the interval, which takes long, only where the number itself is as large."""
     now, before = target.get_summary(_stat(field, scope)), reference.get_summary(_stat(field, scope))
     try:
+        if _is_of_ids(field, before, scope):
+            return _comparison(field)(now, before).shares.psi > WARN or drift_of_ids(now, before).worth_asking
         return _comparison(field)(now, before).shares.psi > FAIL and _measure(field, now, before, scope).gross
     except Unavailable:
         return False
 
 
 def _measure(field: Field, now: BucketedSummary, before: BucketedSummary, scope: Scope) -> _Drift:
-    note = ""
+    note, ids = "", None
     if field.kind is Kind.NUMERIC:
         shares = _numeric_shares(now, before)
         gap = kolmogorov_smirnov(now.total, before.total)
@@ -188,12 +210,16 @@ def _measure(field: Field, now: BucketedSummary, before: BucketedSummary, scope:
     else:
         shares = _category_shares(now, before)
         effect = f"{percent(shares.shares.total_variation)} of the rows would have to change category to look like training"
-        if is_identity(field.name, scope) or before.total.distinct > MANY:
-            unseen, expected = unseen_share(now.total, before.total)
-            effect += f"; {percent(unseen)} of the rows have a value never seen in training, where {percent(expected)} is expected by chance"
+        if _is_of_ids(field, before, scope):
+            ids = drift_of_ids(now, before)
             note = "New values come and old ones leave with time in every catalogue, so this alone is not a fault."
     return _Drift(field=field, psi=shares.psi(), chance=shares.psi_under_no_drift(), p_value=shares.p_value(), shares=shares.shares, effect=effect, note=note,
-                  moved=None)
+                  moved=None, ids=ids)
+
+
+def _is_of_ids(field: Field, before: BucketedSummary, scope: Scope) -> bool:
+    """Whether its values are names of things, or as many as names are."""
+    return field.kind is not Kind.NUMERIC and (is_identity(field.name, scope) or before.total.distinct > MANY)
 
 
 def _distance(now: QuantilesSummary, before: QuantilesSummary) -> str:
@@ -231,11 +257,18 @@ def _finding(drift: _Drift, verdict: Verdict) -> Finding:
     where = int(np.abs(change).argmax())
     moved = (f"'{shares.names[where]}' went from {percent(shares.reference[where] / shares.reference.sum())} of the training rows to "
              f"{percent(shares.target[where] / shares.target.sum())}")
+    index = f"PSI {between(drift.psi, 3)}, by chance at most {number(drift.chance, 3)}"
+    estimate, limit, neutral, seen = drift.psi, max(FAIL, 2 * drift.chance) if verdict is Verdict.FAIL else max(WARN, drift.chance), 0.0, f"{moved}; {drift.effect} ({index})"
+    if (ids := drift.ids) is not None:
+        if verdict is ids.of_gain:
+            estimate, limit, seen = ids.gained, GAINED_FAIL if verdict is Verdict.FAIL else GAINED_WARN, f"{ids.gain_in_words()}; {ids.new_in_words()} ({index})"
+        elif verdict is ids.of_new:
+            estimate, limit, neutral, seen = ids.new, ids.usual_new + MORE_NEW, ids.usual_new, f"{ids.new_in_words()} ({index})"
+        else:
+            seen = f"{moved}; {drift.effect}; {ids.new_in_words()} ({index})"
     return Finding(
-        code=Drift.code, verdict=verdict, place=Place(kind="field", name=name), estimate=drift.psi, threshold=_THRESHOLD,
-        limit=max(FAIL, 2 * drift.chance) if verdict is Verdict.FAIL else max(WARN, drift.chance),
-        claim=f"{name} changed between training and held-out rows: {moved}; {drift.effect} (PSI {between(drift.psi, 3)}, by chance at most "
-              f"{number(drift.chance, 3)}). {_usually(drift.moved)}{drift.note}".strip(),
+        code=Drift.code, verdict=verdict, place=Place(kind="field", name=name), estimate=estimate, threshold=_THRESHOLD, limit=limit, neutral=neutral,
+        claim=f"{name} changed between training and held-out rows: {seen}. {_usually(drift.moved)}{drift.note if estimate is drift.psi else ''}".strip(),
         meaning="The model is asked about rows unlike those it learned from; its quality there was never measured.",
         causes=("the world changed: season, campaign, new users or items", "a feature job changed its units, defaults or source",
                 "the split separates unlike periods or surfaces", "a filter is applied on one side only"),

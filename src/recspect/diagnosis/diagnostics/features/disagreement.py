@@ -24,9 +24,9 @@ from recspect.diagnosis.stat import jackknife
 from recspect.diagnosis.tally import Tally
 from recspect.errors import Unavailable
 
-ALONE, HIDDEN = 2.0, 1.5
-"""Permuting a field that adds to the logit on its own costs twice its usefulness (and more where the model is too sure of itself); of two copies, each costs its
-usefulness once. The second number is between. See docs/findings/features.disagreement.md."""
+ALONE, COPIED = 2.0, 1.0
+"""Permuting a field that adds to the logit on its own costs twice its usefulness (more where the model is too sure of its effect, less where it is not sure
+enough: see `_alone`); of two copies, each costs its usefulness once. See docs/findings/features.disagreement.md."""
 
 
 class Disagreement(Diagnostic):
@@ -55,12 +55,15 @@ class Disagreement(Diagnostic):
         lost = field_permutations(target, scope, metric, _permuted(scope))
         n = lost[0].importance.n
         require_rows(n, "the rows whose fields were permuted")
+        rate = target.get_summary(permutation_stats(scope, metric)[0]).total.base_rate if scope.binary else None
         ratios = _ratios(target, scope, metric, [scores[one.field] for one in lost if one.field in scores])
         evidence = (_bars(lost, metric), _table(list(scores.values()), lost, ratios, metric))
         equal = 1 / len(scores)
         found = False
         for one in lost:
             score, ratio = scores[one.field], ratios.get(one.field)
+            alone = _alone(score.deviation, one.importance.value, rate)
+            hidden = (alone + COPIED) / 2
             if score.reliance.surely_above(equal) and _without_worth(score, one):
                 found = True
                 yield Finding(
@@ -74,14 +77,14 @@ class Disagreement(Diagnostic):
                     remedies=(Remedy(code="drop_field", text=f"Train without {one.field} and compare on held-out rows."),
                               Remedy(code="regularise_field", text=f"Raise the minimum count or the weight decay of {one.field}.")),
                     evidence=evidence, sources=self.sources)
-            elif ratio is not None and ratio.has_interval and ratio.value < HIDDEN and ratio.surely_below(ALONE):
+            elif ratio is not None and ratio.has_interval and ratio.value < hidden and ratio.surely_below(alone):
                 found = True
                 yield Finding(
-                    code=self.code, verdict=Verdict.WARN, place=Place(kind="field", name=one.field), estimate=ratio, limit=HIDDEN, neutral=0.0,
+                    code=self.code, verdict=Verdict.WARN, place=Place(kind="field", name=one.field), estimate=ratio, limit=hidden, neutral=0.0,
                     concerns=score.reliance.value,
                     claim=f"{one.field} is worth more than permuting it shows: it takes {number(_value(score.usefulness))} {_unit(metric)} off the loss, and permuting it "
-                          f"alone costs {between(one.importance)}, {between(ratio)} times as much, where {ALONE:g} or more is usual for a field that stands alone ({n:,} rows).",
-                    threshold=f"WARN when permuting costs less than {HIDDEN:g} times the usefulness and surely less than {ALONE:g} times, of fields with more than an equal share of it",
+                          f"alone costs {between(one.importance)}, {between(ratio)} times as much, where {number(alone, 2)} or more is usual for a field that stands alone and moves the logit as far as this one ({n:,} rows).",
+                    threshold=f"WARN when permuting costs less than {number(hidden, 2)} times the usefulness and surely less than {number(alone, 2)} times, of fields with more than an equal share of it",
                     meaning="Another field says the same and stands in for it. Ranked by permutation both look dispensable; without both, what they are worth is gone.",
                     causes=("the field is a copy of another one, or nearly", "several fields are made from one source, such as an item and what is known of it"),
                     remedies=(Remedy(code="permute_together", text="Permute it together with the fields that may repeat it: permutation_importance(..., groups=...)."),
@@ -93,12 +96,29 @@ class Disagreement(Diagnostic):
                 code=self.code, verdict=Verdict.PASS, place=Place(), estimate=first.importance, evidence=evidence, sources=self.sources,
                 claim=f"Reliance, usefulness and permutation agree on the {len(lost)} fields that were permuted: permuting {first.field} costs most, "
                       f"{between(first.importance)} {_unit(metric)} ({n:,} rows).",
-                threshold=f"noise: relied on, but nothing is lost by permuting; repeated: permuting costs less than {HIDDEN:g} times the usefulness")
+                threshold=f"noise: relied on, but nothing is lost by permuting; repeated: permuting costs less than halfway between {COPIED:g} (two copies) and {ALONE:g} (alone) times the usefulness")
 
 
 def _without_worth(score: FieldScore, lost: FieldPermutation) -> bool:
     harmful = score.usefulness is not None and score.usefulness.has_interval and score.usefulness.surely_below(0.0)
     return harmful or (lost.importance.has_interval and not lost.importance.surely_above(0.0))
+
+
+def _alone(deviation: float, cost: float, rate: float | None) -> float:
+    """What permuting a field costs, times its usefulness, when no other field says the same.
+
+    A model that gives only the part c of a field's effect e (few rows, few steps, decay) takes c - c^2/2 times w E e^2 off the loss, with w the curvature, and loses c w E e^2
+    by permuting it: 2 / (2 - c) times as much. c follows from how far the field moves the logit, E (c e)^2, and that cost. Of copies the same sum
+    gives no more than c, so they are never held against too much.
+
+    Args:
+        deviation: Of the field's contribution, logits.
+        cost: Of permuting it.
+        rate: Share of positives, whose r (1 - r) is the curvature; None for squared errors, where it is 2.
+    """
+    curvature = 2.0 if rate is None else rate * (1 - rate)
+    given = min(1.0, curvature * deviation**2 / cost) if cost > 0 else 1.0
+    return ALONE / (2.0 - given)
 
 
 def _metric(scope: Scope) -> QualityMetric:

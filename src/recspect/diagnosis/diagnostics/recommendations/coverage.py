@@ -18,8 +18,9 @@ from recspect.diagnosis.stats.moments import Moments
 from recspect.diagnosis.tally import Tally
 from recspect.errors import Unavailable
 
-SAME_LIST, ALIKE, SMALLEST_CATALOGUE = 1.1, 0.35, 10.0
-"""FAIL below so many lists' worth of items; WARN below so much, on the log scale, of the way from one list for all to what users get by chance."""
+SAME_LIST, ALIKE, SMALLEST_CATALOGUE = 1.1, 0.05, 10.0
+"""FAIL below so many lists' worth of items; WARN below so much, on the log scale, of the way from one list for all to what users get by chance: about half of where the lowest healthy runs of the worlds
+lie, since click models asked for the best of a whole catalogue have much the same items for all. How alike a team's own lists are, its stored healthy runs say (run.unlike_healthy)."""
 SHOWN = Bucketed(stat=CategoryCounts(column="@list:item"), by="@list:user")
 RANK = Moments(column="@list:rank")
 
