@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import asdict
 from threading import Event
 from typing import Annotated, Any
 from urllib.parse import parse_qsl, quote
@@ -144,6 +145,16 @@ def _overview(app: FastAPI, views: Views, pages: Pages) -> None:
     def index() -> dict[str, Any]:
         shown = views.overview()
         return {"runs": [entry.to_mapping() for entry in shown["entries"]]}
+
+    @app.get("/effects")
+    def effects(request: Request) -> Response:
+        """Experiments, off-policy estimates, model against model, decisions."""
+        entries = views.shelf.entries()
+        return pages.show(request, "effects.html.j2", page="effects", effects=views.effects.all(entries), known={entry.name for entry in entries}, root=views.shelf.root)
+
+    @app.get("/effects.json")
+    def effects_json() -> dict[str, Any]:
+        return {"effects": [asdict(one) for one in views.effects.all(views.shelf.entries())]}
 
     @app.get("/compare")
     def compare(request: Request, run: Annotated[list[str], Query(max_length=2)] = []) -> Response:  # noqa: B006 - never changed

@@ -111,6 +111,8 @@ def twin_of(request: Request) -> str:
     if path.endswith("/explain"):
         asked = {key: value for key in ("user", "item", "over") if (value := request.query_params.get(key, "").strip())}
         return f"{path}.json?{urlencode(asked)}" if "user" in asked else ""
+    if path == "/effects":
+        return "/effects.json"
     return "/index.json" if path in ("", "/rows") else f"{path}.json" if path.startswith("/runs/") else ""
 
 

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
@@ -43,6 +44,7 @@ class Entry:
         measure, best: The figure by which epochs were compared, and its best value; None before the first epoch ends.
         verdict: Worst verdict of its findings; empty where it was not examined.
         counts: Findings by verdict.
+        effects: Whether it says anything of effects: experiments, off-policy estimates, comparisons.
         damaged: Why it cannot be read; empty while it can.
     """
 
@@ -59,6 +61,7 @@ class Entry:
     best: float | None = None
     verdict: str = ""
     counts: Mapping[str, int] = field(default_factory=dict)
+    effects: bool = False
     damaged: str = ""
 
     @property
@@ -170,7 +173,7 @@ def _read(name: str, path: Path, kind: Kind) -> Entry:
             report = _of_metrics(path)
             counts = dict(report.to_mapping()["counts"])
             return Entry(name=name, path=path, kind=kind, created=_text(report.provenance.get("adopted")), model=report.title, verdict=report.verdict.value, counts=counts)
-        known = {"run": _of_run, "observed": _of_observed, "findings": lambda _: {}}[kind](path)
+        known = {"run": _of_run, "observed": _of_observed, "findings": _of_findings}[kind](path)
         verdict, counts = _verdict(path / "findings.json" if path.is_dir() else path)
         return Entry(name=name, path=path, kind=kind, verdict=verdict, counts=counts, **known)
     except RecspectError as error:
@@ -193,6 +196,15 @@ def _of_run(folder: Path) -> dict[str, Any]:
 def _of_observed(folder: Path) -> dict[str, Any]:
     record = _json(folder / "observed.json")
     return {"created": _text(record.get("created")), "status": _text(record.get("status")), "model": _text(record.get("model"))}
+
+
+def _of_findings(path: Path) -> dict[str, Any]:
+    """When it was written, and whether it is about effects, without reading it as data."""
+    file = path / "findings.json" if path.is_dir() else path
+    try:
+        return {"created": datetime.fromtimestamp(file.stat().st_mtime, UTC).isoformat(timespec="seconds"), "effects": b'"code": "effects.' in file.read_bytes()}
+    except OSError as error:
+        raise RunError(f"{file} cannot be read: {error}") from None
 
 
 def _of_metrics(folder: Path) -> Report:

@@ -18,6 +18,8 @@ MOST_PLACES = 16
 """Layers or parameters in one heat map; those that vary most are shown."""
 MOST_COLUMNS = 24
 """Stretches of steps in a heat map."""
+ALARM = "!"
+"""Behind the steps in which something happened, in a heat map."""
 MOST_POINTS = 400
 """Points of a line."""
 
@@ -67,13 +69,13 @@ def pictures(steps: pa.Table, findings: Sequence[Finding] = ()) -> list[Evidence
     for measure, unit in (("auc", "AUC"), ("rmse", "RMSE")):
         quality = _lines(steps, (f"{measure}/train", f"{measure}/validation", f"{measure}/test"))
         if quality:
-            shown.append(Curve(title=f"How good is it after each epoch ({unit})?", x_title="step", y_title=unit, lines=quality, stage=STAGE,
+            shown.append(Curve(title=f"How good is it after each epoch ({unit})?", x_title="step", y_title=unit, lines=quality, marks=alarms, stage=STAGE,
                                caption="test rows are shown, never used to choose"))
     norms = _lines(steps, ("gradient_norm", "weight_norm"))
     if norms:
         shown.append(Curve(title="How large are gradients and weights as a whole?", x_title="step", y_title="Euclidean norm", lines=norms, log_y=_positive(norms),
                            marks=alarms, stage=STAGE))
-    return [*shown, *(heat for one in MAPS if (heat := _heat_map(steps, one)) is not None)]
+    return [*shown, *(heat for one in MAPS if (heat := _heat_map(steps, one, alarms)) is not None)]
 
 
 def distributions(histograms: pa.Table, number: int | None) -> tuple[list[Evidence], list[int], int | None]:
@@ -164,7 +166,7 @@ def _looked(steps: pa.Table) -> str:
     return f"{looks:,} of {pc.max(steps['step']).as_py():,} steps were looked at"
 
 
-def _heat_map(steps: pa.Table, one: Map) -> HeatMap | None:
+def _heat_map(steps: pa.Table, one: Map, alarms: Sequence[tuple[float, str]] = ()) -> HeatMap | None:
     rows = _rows(steps, one.series)
     rows = rows.filter(pc.not_equal(rows["place"], ""))
     if not rows.num_rows:
@@ -187,9 +189,12 @@ def _heat_map(steps: pa.Table, one: Map) -> HeatMap | None:
     mean = filled.sum(axis=1) / np.maximum(1, measured)
     spread = np.where(np.isnan(means), 0.0, (means - mean[:, None]) ** 2).sum(axis=1)
     kept = np.sort(np.argsort(-spread, kind="stable")[:MOST_PLACES])
-    note = f"the {len(kept)} of {len(names)} places that vary most" if len(kept) < len(names) else ""
-    return HeatMap(title=one.title, unit=one.unit, rows=tuple(names[kept].tolist()), columns=tuple(f"{at[part[-1]]:,}" for part in groups),
-                   values=tuple(tuple(row) for row in means[kept].tolist()), column_title="up to step", caption=note, stage=STAGE)
+    notes = [f"the {len(kept)} of {len(names)} places that vary most"] if len(kept) < len(names) else []
+    ends = [int(at[part[-1]]) for part in groups]
+    marked = {k: (moment, what) for moment, what in alarms if (k := int(np.searchsorted(ends, moment))) < len(ends)}
+    notes += [f"{ALARM}: {what} at step {moment:,.0f}" for moment, what in marked.values()]
+    return HeatMap(title=one.title, unit=one.unit, rows=tuple(names[kept].tolist()), columns=tuple(f"{end:,}{f' {ALARM}' if k in marked else ''}" for k, end in enumerate(ends)),
+                   values=tuple(tuple(row) for row in means[kept].tolist()), column_title="up to step", caption="; ".join(notes), stage=STAGE)
 
 
 def _pair(series: str, place: str, now: dict[str, list[float]], first: dict[str, list[float]], step: int, first_step: int) -> DistributionPair:

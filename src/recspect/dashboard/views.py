@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from recspect.dashboard.about import known_of
+from recspect.dashboard.effects import Effects
 from recspect.dashboard.explaining import Explainers
 from recspect.dashboard.feedback import Said, read_feedback
 from recspect.dashboard.hiding import SMALLEST, without_small_groups
@@ -29,6 +30,10 @@ TITLES = {"data": "Data", "features": "Fields", "training": "Training", "embeddi
 
 LIVE_STEPS = ("training.batch_size", "training.gradient_flow", "training.learning_rate", "training.loss_anomaly", "training.update_ratio")
 """Questions that the rows of a training answer while it goes on."""
+
+
+MOST_DECISIONS = 5
+"""Decisions on the overview, newest first; the page of effects has all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +71,7 @@ class Views:
     def __init__(self, shelf: Shelf, *, smallest: int = SMALLEST, explainers: Explainers | None = None) -> None:
         self.shelf, self.smallest, self.explainers = shelf, smallest, explainers or Explainers()
         self.looks = Looks(smallest=smallest)
+        self.effects = Effects(shelf, self.report)
         self._deciding = Lock()
         self._live: Kept[tuple[Finding, ...]] = Kept(KEPT_REPORTS)
 
@@ -84,16 +90,18 @@ class Views:
         """All entries, newest first, and what changed in the newest examined one."""
         entries = self.shelf.entries()
         examined = [entry for entry in entries if entry.verdict]
-        newest = examined[0] if examined else None
-        return {"entries": entries, "newest": newest, "change": None if newest is None else self.change(newest, entries), "running": any(e.status == "running" for e in entries)}
+        newest = next((entry for entry in examined if entry.kind in ("run", "observed")), examined[0] if examined else None)
+        return {"entries": entries, "newest": newest, "decisions": self.effects.decisions(entries)[:MOST_DECISIONS], "change": None if newest is None else self.change(newest, entries), "running": any(e.status == "running" for e in entries)}
 
     def summary(self, entry: Entry) -> dict[str, Any]:
         """Verdict, causes and what is wrong, each a link to the page where it is shown."""
         report = self.report(entry)
         if report is None:
-            return {"report": None, "change": None}
+            return {"report": None, "change": None, "decisions": []}
         shown = content(replace(report, overview=(), findings=tuple(replace(f, evidence=()) for f in report.findings)), Drawings(stills=False))
-        return shown | {"report": report, "change": self.change(entry, self.shelf.entries()), "link": addresses(entry.name)}
+        entries = self.shelf.entries()
+        return shown | {"report": report, "change": self.change(entry, entries), "link": addresses(entry.name),
+                        "decisions": [one for one in self.effects.decisions(entries) if entry.name in (one.name, *one.runs)][:MOST_DECISIONS]}
 
     def stage(self, entry: Entry, stage: str, drawings: Drawings) -> dict[str, Any] | None:
         """Findings and pictures of one stage; None where the report has nothing of it."""
@@ -214,7 +222,7 @@ class Views:
         """What is new beside the last earlier entry of the same data that had no FAIL; None where there is none."""
         if not entry.verdict:
             return None
-        earlier = next((e for e in entries if e.name != entry.name and e.verdict in ("PASS", "WARN") and e.created <= entry.created and e.data == entry.data), None)
+        earlier = next((e for e in entries if e.name != entry.name and e.kind == entry.kind and e.verdict in ("PASS", "WARN") and e.created <= entry.created and e.data == entry.data), None)
         if earlier is None:
             return None
         try:
