@@ -30,6 +30,7 @@ from recspect.diagnosis.stats.categories import CategoryCounts
 from recspect.diagnosis.stats.crosstab import Crosstab
 from recspect.diagnosis.stats.distinct import Distinct
 from recspect.diagnosis.stats.errors import PredictionError
+from recspect.diagnosis.stats.exposure import Exposure
 from recspect.diagnosis.stats.field_flow import FieldFlow
 from recspect.diagnosis.stats.gram import Gram
 from recspect.diagnosis.stats.inverse_propensity import InversePropensity
@@ -121,6 +122,7 @@ READ: tuple[Stat, ...] = (
     GroupRanges(by="item", over=("price", "time"), capacity=12),
     PerUnit(unit="user", measures=MEASURES), PerUnit(unit="user", measures=MEASURES[:1], weighting="rows", undefined="zero"),
     Outcomes(over=("text",), cluster="user", buckets=3, capacity=4), Outcomes(over=("flag", "user"), cluster="text", buckets=2, capacity=9),
+    Exposure(unit="user", by="text", cluster="user", buckets=3, capacity=4),
     SliceSums(crossings=((("text",), (("a",), ("",))), (("text", "flag"), (("a", "True"),))), cluster="user", buckets=3),
     FieldFlow(fields=("a", "b"), loss=True),
     TimeBlocks(time="time", width=86_400.0, capacity=16, cluster="user", buckets=3), TimeBlocks(time="@step", time_unit="row", width=9.0, cluster="user", score=None),

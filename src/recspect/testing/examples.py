@@ -11,6 +11,7 @@ from recspect.diagnosis.stats.categories import CategoryCounts
 from recspect.diagnosis.stats.crosstab import Crosstab
 from recspect.diagnosis.stats.distinct import Distinct
 from recspect.diagnosis.stats.errors import PredictionError
+from recspect.diagnosis.stats.exposure import Exposure
 from recspect.diagnosis.stats.field_flow import FieldFlow
 from recspect.diagnosis.stats.gram import Gram
 from recspect.diagnosis.stats.inverse_propensity import InversePropensity
@@ -60,6 +61,12 @@ def _lists(rng: np.random.Generator, rows: int) -> Batch:
     """Short lists, few score levels (many ties), graded labels."""
     return Batch({"user": rng.integers(0, max(rows // 5, 1), rows), "@score": rng.integers(0, 8, rows) / 8,
                   "@label": rng.integers(0, 4, rows) * rng.integers(0, 2, rows)})
+
+
+def _kinds_in_lists(rng: np.random.Generator, rows: int) -> Batch:
+    """The same lists of items of several kinds; a user's rows are dependent."""
+    lists = _lists(rng, rows)
+    return lists.with_columns({"kind": rng.integers(0, 9, rows), "@cluster": lists["user"]})
 
 
 def _categories(rng: np.random.Generator, rows: int) -> Batch:
@@ -138,6 +145,7 @@ LAW_EXAMPLES: tuple[LawExample, ...] = (
     LawExample(stat=GroupRanges(by="item", over=("price", "age"), capacity=20), make=_priced_items),
     LawExample(stat=PerUnit(unit="user", measures=_MEASURES), make=_lists),
     LawExample(stat=PerUnit(unit="user", measures=_MEASURES[:2], weighting="rows", undefined="zero"), make=_lists),
+    LawExample(stat=Exposure(unit="user", by="kind", buckets=5, capacity=6), make=_kinds_in_lists),
     LawExample(stat=CategoryCounts(column="c", capacity=20), make=_categories),
     LawExample(stat=CategoryCounts(column="tags", capacity=20), make=_tags),
     LawExample(stat=CategoryCounts(column="id"), make=_categories),

@@ -13,7 +13,8 @@ from recspect.diagnosis.stats.counting import weight_sums
 from recspect.errors import UsageError
 
 Floats = NDArray[np.float64]
-ROWS, POSITIVE, PREDICTED, VARIANCE = range(4)
+ROWS, POSITIVE, PREDICTED, VARIANCE, LOSS = range(5)
+_CLIP = 1e-15
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "days": 86_400.0}
 _LARGEST = 2.0**52
 """Blocks are numbered by whole numbers that a float holds exactly."""
@@ -40,7 +41,7 @@ class TimeBlocksSummary(Summary):
 
     Args:
         keys: Numbers of the blocks that hold rows, ascending.
-        sums: Shape (blocks, buckets, 4): rows, positive, predicted, p (1 - p).
+        sums: Shape (blocks, buckets, 5): rows, positive, predicted, p (1 - p), log loss (nats).
         level: How often the width was doubled.
         capacity: How many blocks fit.
     """
@@ -78,16 +79,16 @@ def _fitted(keys: NDArray[np.int64], sums: Floats, level: int, capacity: int) ->
 
 @dataclass(frozen=True, kw_only=True)
 class TimeBlocks(Stat[TimeBlocksSummary]):
-    """Rows, positives, predicted positives and p (1 - p) per block of time and bucket of users.
+    """Rows, positives, predicted positives, p (1 - p) and log loss per block of time and bucket of users.
 
     Args:
         time: Times, or numbers of the unit.
         time_unit: Of a numeric time column; `row` and None leave the numbers as they are.
         width: Of a block before doubling: seconds, or rows for unit `row`.
-        capacity: Most blocks kept; memory is capacity x buckets x 32 bytes.
+        capacity: Most blocks kept; memory is capacity x buckets x 40 bytes.
         cluster, buckets: Whose rows are dependent, and in how many buckets they are kept apart.
         label: 0/1; other rows are left out.
-        score: Probabilities in [0, 1]; other rows are left out. None: nothing is predicted.
+        score: Probabilities in [0, 1]; other rows are left out. None: nothing is predicted, and the log loss is 0.
     """
 
     time: str
@@ -108,7 +109,7 @@ class TimeBlocks(Stat[TimeBlocksSummary]):
         return tuple(dict.fromkeys((self.time, self.cluster, self.label, *((self.score,) if self.score else ()))))
 
     def zero(self) -> TimeBlocksSummary:
-        return TimeBlocksSummary(np.zeros(0, dtype=np.int64), np.zeros((0, self.buckets, 4)), 0, self.capacity)
+        return TimeBlocksSummary(np.zeros(0, dtype=np.int64), np.zeros((0, self.buckets, 5)), 0, self.capacity)
 
     def summarize(self, batch: Batch, weight: Weights = None) -> TimeBlocksSummary:
         key, y = np.floor(time_in_seconds(batch, self.time, self.time_unit) / self.width), batch.numbers(self.label)
@@ -121,5 +122,6 @@ class TimeBlocks(Stat[TimeBlocksSummary]):
         y, p, w = y[used], p[used], w[used]
         keys, place = np.unique(key[used].astype(np.int64), return_inverse=True)
         cells, size = place * self.buckets + batch.buckets(self.cluster, self.buckets)[used], len(keys) * self.buckets
-        sums = np.stack([weight_sums(cells, values, size) for values in (w, w * y, w * p, w * p * (1 - p))], axis=1)
-        return _fitted(keys, sums.reshape(len(keys), self.buckets, 4), 0, self.capacity)
+        loss = np.zeros(len(p)) if self.score is None else -np.log(np.clip(np.where(y == 1, p, 1 - p), _CLIP, 1))
+        sums = np.stack([weight_sums(cells, values, size) for values in (w, w * y, w * p, w * p * (1 - p), w * loss)], axis=1)
+        return _fitted(keys, sums.reshape(len(keys), self.buckets, 5), 0, self.capacity)

@@ -24,7 +24,7 @@ class Stretches:
 
     Args:
         starts: Beginning of each, seconds (or rows).
-        sums: Shape (stretches, buckets, 4): rows, positive, predicted, p (1 - p).
+        sums: Shape (stretches, buckets, 5): rows, positive, predicted, p (1 - p), log loss.
         width: Length of a stretch.
         ordinal: Whether time only gives an order.
     """

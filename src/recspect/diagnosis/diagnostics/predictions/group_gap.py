@@ -6,30 +6,27 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from recspect.diagnosis.diagnostic import Needs, NullCalibrated, Scope
-from recspect.diagnosis.diagnostics.policy import (
-    between,
-    examined_fields,
-    names,
-    number,
-    percent,
-    plural,
-    require_classes,
-    two_sided_p,
+from recspect.diagnosis.diagnostics.policy import between, names, number, percent, plural, require_classes, two_sided_p
+from recspect.diagnosis.diagnostics.predictions.groups import (
+    GROUPS,
+    OF_A_CLASS,
+    ROWS,
+    group_stat,
+    is_enough,
+    others_of,
+    user_fields,
 )
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.evidence import Bars, RankedTable
 from recspect.diagnosis.finding import Finding, Place, Remedy, Verdict
 from recspect.diagnosis.jackknife import BucketedSummary, jackknife, t_quantile
 from recspect.diagnosis.multiplicity import Check
-from recspect.diagnosis.stat import Grouped
-from recspect.diagnosis.stats.score_label import ScoreLabel, ScoreLabelSummary
+from recspect.diagnosis.stats.score_label import ScoreLabelSummary
 from recspect.diagnosis.tally import Tally
 from recspect.errors import Unavailable
-from recspect.schema import Kind
 
 WARN, FAIL = 0.02, 0.05
-GROUPS = 12
-ROWS, OF_A_CLASS, BUCKETS, SHOWN = 200, 50, 10, 5
+SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +69,10 @@ class GroupGap(NullCalibrated):
         """Scores against the label per category of every field that describes the user, of training rows too where they are scored."""
         scope.require_binary()
         scope.require_target("@score", "@label", "@cluster")
-        fields = _fields(scope)
+        fields = user_fields(scope)
         if not fields:
             raise Unavailable("no categorical field of the schema describes the user", hint="declare one: side = 'user' in the field of the schema")
-        stats = [_stat(name, scope) for name in fields]
+        stats = [group_stat(name, scope) for name in fields]
         return Needs.of(target=stats, reference=[stat for stat in stats if {"@score", "@label", "@cluster", stat.by} <= scope.reference])
 
     def measure(self, target: Tally, reference: Tally, scope: Scope) -> _Measured:
@@ -124,15 +121,6 @@ class GroupGap(NullCalibrated):
                                 f"({plural(len(gaps), 'group')} of {plural(len({g.field for g in gaps}), 'field')}).{note}")
 
 
-def _fields(scope: Scope) -> list[str]:
-    apart = (scope.schema.user, scope.schema.item, scope.schema.request)
-    return [field.name for field in examined_fields(scope, Kind.CATEGORICAL) if field.side == "user" and field.name not in apart]
-
-
-def _stat(field: str, scope: Scope) -> Grouped:
-    return Grouped(stat=scope.bucketed(ScoreLabel(detail=3)), by=field, capacity=GROUPS)
-
-
 def _gaps(target: Tally, reference: Tally, scope: Scope) -> _Measured:
     """Every group of enough rows against all others, and what was left out.
 
@@ -141,8 +129,8 @@ def _gaps(target: Tally, reference: Tally, scope: Scope) -> _Measured:
     """
     gaps: list[_Gap] = []
     left_out: list[str] = []
-    for field in _fields(scope):
-        grouped = target.get_summary(_stat(field, scope))
+    for field in user_fields(scope):
+        grouped = target.get_summary(group_stat(field, scope))
         whole: BucketedSummary = grouped.other
         for part in grouped.parts.values():
             whole = whole + part
@@ -150,8 +138,8 @@ def _gaps(target: Tally, reference: Tally, scope: Scope) -> _Measured:
         if grouped.truncated:
             left_out.append(f"{field} (more than {GROUPS} groups)")
             continue
-        sums = [(name, part) for name, part in sorted(grouped.parts.items()) if _is_enough(part)]
-        stat = _stat(field, scope)
+        sums = [(name, part) for name, part in sorted(grouped.parts.items()) if is_enough(part)]
+        stat = group_stat(field, scope)
         before = reference.get_summary(stat).parts if reference.has(stat) else {}
         found = [_gap(field, name, part, grouped.parts, whole.total.count, before) for name, part in sums if len(grouped.parts) > 1]
         gaps.extend(gap for gap in found if gap is not None)
@@ -161,14 +149,9 @@ def _gaps(target: Tally, reference: Tally, scope: Scope) -> _Measured:
     return gaps, left_out
 
 
-def _is_enough(part: BucketedSummary) -> bool:
-    total = part.total
-    return bool(total.count >= ROWS and min(total.positive, total.count - total.positive) >= OF_A_CLASS and part.count >= BUCKETS)
-
-
 def _gap(field: str, group: str, part: BucketedSummary, parts: dict[str, BucketedSummary], rows: float, before: dict[str, BucketedSummary]) -> _Gap | None:
-    others = _others(group, parts)
-    if not _is_enough(others):
+    others = others_of(group, parts)
+    if not is_enough(others):
         return None
     gap = jackknife([part, others], lambda t: t[1].auc - t[0].auc, unit="AUC of others - AUC of the group", n=int(part.total.count))
     if not gap.has_interval:
@@ -179,19 +162,12 @@ def _gap(field: str, group: str, part: BucketedSummary, parts: dict[str, Buckete
                 p_value=two_sided_p(gap.value / error, freedom) if error > 0 else 1.0, excess=_excess(group, part, others, before))
 
 
-def _others(group: str, parts: dict[str, BucketedSummary]) -> BucketedSummary:
-    first, *rest = [other for name, other in parts.items() if name != group]
-    for other in rest:
-        first = first + other
-    return first
-
-
 def _excess(group: str, part: BucketedSummary, others: BucketedSummary, before: dict[str, BucketedSummary]) -> Estimate | None:
     """The gap less that on training rows, or None where these cannot say."""
     if group not in before or len(before) < 2:
         return None
-    own, rest = before[group], _others(group, before)
-    if not (_is_enough(own) and _is_enough(rest)):
+    own, rest = before[group], others_of(group, before)
+    if not (is_enough(own) and is_enough(rest)):
         return None
     return jackknife([part, others, own, rest], lambda t: (t[1].auc - t[0].auc) - (t[3].auc - t[2].auc), unit="AUC gap, held-out less training",
                      n=int(part.total.count))
