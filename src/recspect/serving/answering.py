@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from recspect.errors import DataError, RecspectError, UsageError
+from recspect.errors import DataError, RecspectError, RunError, UsageError
 from recspect.events.event import NAME_CHARACTERS, EventError, parse_event
+from recspect.explaining.explanation import Explanation
 from recspect.recommending.pipeline.recommender import Lists, Recommender
+from recspect.serving.explaining import Explaining, Question
 from recspect.serving.online_features import OnlineFeatures
 from recspect.serving.recent import Done, Recent
 from recspect.serving.recent_shared import SharedRecent
@@ -93,6 +95,7 @@ class Answering:
         self.first, self.second = first, second
         self.rollout = rollout or Rollout()
         self.recent, self.shown, self.features, self.surface, self._told = recent, shown, features, surface, told
+        self.explaining = Explaining()
         self.unwritable = 0
 
     def answer(self, user: str | int, k: int, *, context: Mapping[str, Any] | None = None, surface: str = "", trace: bool = False) -> Answer:
@@ -102,8 +105,7 @@ class Answering:
             UsageError: A context that names no field; a user or k that is none.
         """
         asked = Asked(user, k, dict(context or {}), trace, uuid.uuid4().hex, *self._lately(user))
-        arm = "second" if self.second is not None and self.rollout.second(str(user)) else "first"
-        slot = self.second if arm == "second" and self.second is not None else self.first
+        arm, slot = self._slot(user)
         found = self._made(slot.current, asked)
         shadow = None
         if self.second is not None and self.rollout.shadow:
@@ -116,6 +118,29 @@ class Answering:
         self._told(answer)
         return answer
 
+    def explain(self, question: Question) -> tuple[Explanation, str, tuple[str, ...]]:
+        """Why an item is where it is on the list that the user would get now; steps that draw are left out.
+
+        Returns:
+            The explanation, the arm whose list it is, and what was down and is missing in it.
+
+        Raises:
+            UnknownItemError: An item that is not in the catalogue.
+            RunError: There is no second model.
+            UsageError: A context that names no field, no such column of names, a list without items.
+            BusyError: Too many explanations are asked for.
+        """
+        arm, slot = self._slot(question.user, question.arm)
+        recommender = slot.current
+        for item in (question.item, question.over):
+            if item is not None:
+                self._code(recommender, item)
+        asked = Asked(question.user, question.k, question.context, False, "", *self._lately(question.user))
+        context, stale = self._context(recommender, asked)
+        found = self.explaining.of(recommender, question, context=context, recent=[(done.item, now_in(recommender, done.time)) for done in asked.lately],
+                                   time=now_in(recommender, time.time_ns() // 1000))
+        return found, arm, (*asked.degraded, *stale)
+
     def similar(self, item: str, k: int) -> list[Place]:
         """Items like one, by the vectors of the recommender.
 
@@ -124,9 +149,7 @@ class Answering:
             DataError: The recommender has nothing to compare items by.
         """
         recommender = self.first.current
-        code = int(recommender.items.ids.codes([item])[0])
-        if code < 0:
-            raise UnknownItemError(f"no item {item[:100]!r} in the catalogue of {len(recommender.items):,}")
+        code = self._code(recommender, item)
         if recommender.vectors is None:
             raise DataError("this recommender has no vectors of items", hint="build it with the source two_tower or sequence")
         scores = recommender.vectors @ recommender.vectors[code]
@@ -136,6 +159,27 @@ class Answering:
                 for rank, other in enumerate(best.tolist(), 1)]
 
     # ------------------------------------------------------------------ details
+
+    @staticmethod
+    def _code(recommender: Recommender, item: str | int) -> int:
+        code = int(recommender.items.ids.codes([item])[0])
+        if code < 0:
+            raise UnknownItemError(f"no item {str(item)[:100]!r} in the catalogue of {len(recommender.items):,}")
+        return code
+
+    def _slot(self, user: str | int, arm: str | None = None) -> tuple[str, Slot]:
+        """The model of a user, or the one of an arm."""
+        if arm == "second" and self.second is None:
+            raise RunError("there is no second model", hint="start the server with --second FOLDER")
+        chosen = arm or ("second" if self.second is not None and self.rollout.second(str(user)) else "first")
+        return chosen, self.second if chosen == "second" and self.second is not None else self.first
+
+    def _context(self, recommender: Recommender, asked: Asked) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """What the request brings, before derived columns of the moment; and what is missing of these, in words."""
+        if self.features is None:
+            return dict(asked.context), ()
+        derived, missing = self.features.of(recommender, asked.user, asked.context)
+        return {**derived, **asked.context}, (missing,) if missing else ()
 
     def _lately(self, user: str | int) -> tuple[Sequence[Done], tuple[str, ...]]:
         if self.recent is None:
@@ -152,10 +196,7 @@ class Answering:
         """The model's list; where it fails for a reason that is not the request's, the popular one."""
         stale: tuple[str, ...] = ()
         try:
-            context = asked.context
-            if self.features is not None:
-                derived, missing = self.features.of(recommender, asked.user, asked.context)
-                context, stale = {**derived, **context}, (missing,) if missing else ()
+            context, stale = self._context(recommender, asked)
             lists = recommender.recommend([asked.user], asked.k, context=context, time=now_in(recommender, time.time_ns() // 1000),
                                           recent={0: [(done.item, now_in(recommender, done.time)) for done in asked.lately]},
                                           seed=asked.seed, trace=asked.trace)

@@ -14,7 +14,6 @@ from fastapi import FastAPI, Query, Request
 from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, StrictStr
 from starlette.exceptions import HTTPException
 
 from recspect.errors import RecspectError, RunError, UsageError
@@ -22,14 +21,22 @@ from recspect.events.http import Refused
 from recspect.events.token import SHORTEST_TOKEN
 from recspect.serving.answering import Answer, Answering, UnknownItemError
 from recspect.serving.description import describe_context
+from recspect.serving.explaining import BusyError, Question
 from recspect.serving.figures import Figures
+from recspect.serving.forms import (
+    FAULTS,
+    ExchangeRequest,
+    ExplainAnswer,
+    ExplainRequest,
+    PlaceAnswer,
+    RecommendAnswer,
+    RecommendRequest,
+    SimilarAnswer,
+)
 from recspect.serving.guard import Guard, fault
 from recspect.serving.limits import RateLimit
 
 _log = logging.getLogger("recspect.serving")
-
-NAME = r"^[^\x00-\x1f\x7f-\x9f]+$"
-"""Names hold no control characters: databases, terminals and logs take them for commands."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,91 +65,6 @@ class ServingSettings:
             raise UsageError(f"the token has {len(self.token)} characters, expected {SHORTEST_TOKEN} or more", hint="openssl rand -hex 32")
         if min(self.body_bytes, self.burst, self.most) < 1 or min(self.requests_per_second, 0) < 0:
             raise UsageError("bounds of a server are 1 or more")
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-Value = bool | int | float | StrictStr | None
-
-
-def _whole(value: Any) -> Any:
-    """JSON knows one kind of number: 7.0 is the whole number 7."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _id(value: Any) -> Any:
-    """Validators of JSON compare as float64, in which these last whole numbers are the bound: they are ids as texts."""
-    whole = _whole(value)
-    beyond = isinstance(whole, int) and not -(2**63) <= whole < 2**63 and abs(whole) < 2**63 + 2**12
-    return str(whole) if beyond and abs(float(whole)) == 2.0**63 else whole
-
-
-class RecommendRequest(_Strict):
-    """Who wants a list."""
-
-    user: Annotated[Annotated[StrictStr, Field(min_length=1, max_length=256, pattern=NAME)] | Annotated[StrictInt, Field(ge=-(2**63), le=2**63 - 1)], BeforeValidator(_id)]
-    k: Annotated[StrictInt, Field(ge=1, le=200), BeforeValidator(_whole)] = 10
-    context: dict[Annotated[str, Field(max_length=256)], Value | Annotated[list[Value], Field(max_length=1000)]] = Field(default_factory=dict, max_length=64)
-    surface: Annotated[StrictStr, Field(max_length=256, pattern=NAME)] | None = None
-    trace: bool = False
-
-
-class PlaceAnswer(_Strict):
-    """One place of a list."""
-
-    item: StrictStr | int | float
-    rank: int
-    score: float | None
-    propensity: float
-
-
-class RecommendAnswer(_Strict):
-    """A list, and what made it."""
-
-    request: str
-    user: StrictStr | int
-    items: list[PlaceAnswer]
-    model: str
-    arm: str
-    notes: list[str]
-    degraded: list[str]
-    trace: dict[str, Any] | None = None
-
-
-class SimilarAnswer(_Strict):
-    """Items like one, most alike first."""
-
-    item: str
-    items: list[PlaceAnswer]
-
-
-class ExchangeRequest(_Strict):
-    """Another recommender for one of the two places."""
-
-    folder: Annotated[StrictStr, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    arm: Annotated[StrictStr, Field(pattern="^(first|second)$")] = "first"
-
-
-class Fault(_Strict):
-    """What went wrong."""
-
-    code: str
-    message: str
-    hint: str = ""
-
-
-class FaultAnswer(_Strict):
-    """The shape of every error."""
-
-    error: Fault
-
-
-FAULTS: dict[int | str, dict[str, Any]] = {
-    status: {"model": FaultAnswer, "description": what} for status, what in {
-        400: "Not a request of HTTP or JSON", 401: "No token, or a wrong one", 404: "Not there", 405: "Not done here", 413: "Too large", 422: "Not well formed",
-        429: "Too many requests", 503: "Cannot be done now"}.items()}
 
 
 def create_app(answering: Answering, settings: ServingSettings | None = None, *, figures: Figures | None = None,
@@ -187,7 +109,7 @@ def create_app(answering: Answering, settings: ServingSettings | None = None, *,
     for router in routers:
         app.include_router(router)
     _faults(app)
-    describe_context(app, lambda: answering.first.current.audience.schema)
+    describe_context(app, lambda: answering.first.current)
 
     def counted(path: str, status: int, seconds: float) -> None:
         figures.requests.labels(path, str(status)).inc()
@@ -207,6 +129,15 @@ def _paths(app: FastAPI, answering: Answering, settings: ServingSettings, figure
         if asked.k > settings.most:
             raise UsageError(f"a list of {asked.k}, expected at most {settings.most}")
         return _told(asked, answering.answer(asked.user, asked.k, context=asked.context, surface=asked.surface or "", trace=asked.trace))
+
+    @app.post("/v1/explain", tags=["recommend"])
+    def explain(asked: ExplainRequest) -> ExplainAnswer:
+        """Why an item is where it is on the list that the user would get now: what `recspect explain` tells."""
+        if asked.k > settings.most:
+            raise UsageError(f"a list of {asked.k}, expected at most {settings.most}")
+        question = asked.model_dump(exclude={"language", "counterfactual"})
+        found, arm, degraded = answering.explain(Question(**question, with_counterfactual=asked.counterfactual))
+        return ExplainAnswer(**found.to_mapping(asked.language), arm=arm, degraded=list(degraded))
 
     @app.get("/v1/items/{item}/similar", tags=["recommend"])
     def similar(item: Annotated[str, InPath(min_length=1, max_length=256)], k: Annotated[int, Query(ge=1, le=200)] = 10) -> SimilarAnswer:
@@ -263,6 +194,12 @@ def _faults(app: FastAPI) -> None:
     async def unknown(_: Request, error: UnknownItemError) -> JSONResponse:
         return fault(404, "unknown_item", error.message, error.hint)
 
+    @app.exception_handler(BusyError)
+    async def busy(_: Request, error: BusyError) -> JSONResponse:
+        answer = fault(503, "busy", error.message, error.hint)
+        answer.headers["Retry-After"] = "1"
+        return answer
+
     @app.exception_handler(RunError)
     async def no_model(_: Request, error: RunError) -> JSONResponse:
         return fault(404, "no_recommender", error.message, error.hint)
@@ -293,6 +230,7 @@ def _faults(app: FastAPI) -> None:
 
 def _gauges(figures: Figures, answering: Answering) -> None:
     figures.watch("exchanges", "Recommenders put in place while the server ran", lambda: answering.first.exchanges)
+    figures.watch("explanations", "Explanations made", lambda: answering.explaining.made)
     if answering.shown is not None:
         shown = answering.shown
         figures.watch("exposures_waiting", "Exposures that are not written down yet", lambda: shown.waiting)

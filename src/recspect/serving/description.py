@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 from fastapi import FastAPI
 
+from recspect.diagnosis.batch import Batch, Ragged
 from recspect.recommending.lists import side_of
+from recspect.recommending.pipeline.recommender import Recommender
 from recspect.schema import Schema
 
 SCALAR: dict[str, Any] = {"type": ["string", "number", "boolean", "null"]}
@@ -33,18 +36,27 @@ def context_of(schema: Schema) -> dict[str, Any]:
             "description": "What is known of the moment; what is not given is the user's last known value, else the usual one"}
 
 
-def describe_context(app: FastAPI, schema: Callable[[], Schema]) -> None:
+def names_of(items: Batch) -> dict[str, Any]:
+    """The JSON schema of `names`: the columns of items that hold one value each."""
+    columns = [name for name, column in items.items() if not isinstance(column, Ragged) and not (isinstance(column, np.ndarray) and column.ndim > 1)]
+    return {"enum": [*columns, None], "title": "Names", "default": None, "description": "Column of items with names for people"}
+
+
+def describe_context(app: FastAPI, recommender: Callable[[], Recommender]) -> None:
     """Make `/openapi.json` name the fields of the model that answers when it is asked.
 
     Args:
-        app: Has the component `RecommendRequest`.
-        schema: Gives that model's schema.
+        app: Has the components `RecommendRequest` and `ExplainRequest`.
+        recommender: Gives what answers.
     """
     plain = app.openapi
 
     def described() -> Mapping[str, Any]:
         found = plain()  # made once by FastAPI, and changed here in place
-        found["components"]["schemas"]["RecommendRequest"]["properties"]["context"] = context_of(schema())
+        answers, forms = recommender(), found["components"]["schemas"]
+        for form in ("RecommendRequest", "ExplainRequest"):
+            forms[form]["properties"]["context"] = context_of(answers.audience.schema)
+        forms["ExplainRequest"]["properties"]["names"] = names_of(answers.items.rows)
         return found
 
     app.openapi = described  # type: ignore[method-assign, assignment]
