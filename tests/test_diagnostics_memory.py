@@ -10,7 +10,7 @@ from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.diagnostics.training.membership_inference import MembershipInference
 from recspect.diagnosis.diagnostics.training.memorisation import Memorisation
 from recspect.diagnosis.finding import Verdict
-from recspect.schema import Label, Schema
+from recspect.schema import Field, Label, Schema
 from recspect.worlds import World, logit_of, sigmoid, split_by_time
 
 SEEDS = range(3)
@@ -101,6 +101,36 @@ def test_rows_known_alike_whatever_the_id_and_a_harder_time_are_not_its_concern(
     noise = np.random.default_rng(seed).normal(0, 0.7, held_out.rows)
     harder = held_out.with_columns({"@score": sigmoid(logit_of(held_out.numbers("truth")) + noise)})
     assert is_quiet(ask(Memorisation(), harder, honest(train), schema=SCHEMA))
+
+
+def choosers(seed, *, strangers, rows=12_000):
+    """(training, held-out) rows of items that mean nothing: people of strong tastes choose among many items, the others among few.
+
+    Scores know the taste of everyone in training, and of nobody who is new.
+    """
+    rng = np.random.default_rng(seed)
+    user = rng.integers(0, 600, rows) + np.where(strangers & (np.arange(rows) >= 0.75 * rows), 600, 0)
+    strong = user % 2 == 0
+    taste = np.random.default_rng(99).choice([-2.5, 2.5], 1200)[user] * strong
+    item = np.where(strong, rng.integers(20, 300, rows), rng.integers(0, 20, rows))
+    click = (rng.random(rows) < sigmoid(taste)).astype(np.int64)
+    batch = Batch({"user": user, "item": item, "click": click, "@label": click, "@cluster": user, "@score": sigmoid(np.where(user < 600, taste, 0.0))})
+    return batch.take(np.arange(round(0.75 * rows))), batch.take(np.arange(round(0.75 * rows), rows))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_rare_items_of_people_who_are_strangers_now_are_no_proof_of_memory(seed):
+    schema = Schema(user="user", item="item", labels=(Label(name="click"),), fields=(Field(name="user"), Field(name="item")))
+    train, held_out = choosers(seed, strangers=True)
+    (finding,) = ask(Memorisation(), held_out, train, schema=schema)
+    assert (finding.place.name, finding.verdict) == ("item", Verdict.WARN)
+    assert finding.estimate.low > 0.10  # of a size that FAILs
+    assert "users that training never saw" in finding.claim
+    unread = Schema(user="user", item="item", labels=(Label(name="click"),), fields=(Field(name="item"),))
+    (finding,) = ask(Memorisation(), held_out, train, schema=unread)
+    assert finding.verdict is Verdict.FAIL  # a model that does not read the user cannot know people
+    train, held_out = choosers(seed, strangers=False)
+    assert places(ask(Memorisation(), held_out, train, schema=schema))["item"] is Verdict.PASS
 
 
 def test_ids_that_are_equally_frequent_or_on_one_side_only_cannot_tell():

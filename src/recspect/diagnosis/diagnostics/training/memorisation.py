@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recspect.diagnosis.diagnostic import Diagnostic, Needs, Scope
-from recspect.diagnosis.diagnostics.policy import between, number, require_classes, verdict_above
+from recspect.diagnosis.diagnostics.policy import between, number, percent, require_classes, verdict_above
+from recspect.diagnosis.diagnostics.training.strangers import STRANGERS, THRESHOLD, share_of_strangers, user_counts
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.evidence import Curve, Line
 from recspect.diagnosis.finding import Finding, Place, Remedy, Verdict
@@ -48,7 +49,8 @@ class Memorisation(Diagnostic):
     """Does the model know the training rows of rare ids by heart?
 
     Ids that are on both sides in groups d by their training rows f; gap(d) = NE(held-out) - NE(training), and a line of gap over ln f. Judged
-    is what the line falls by from the rarest to the most frequent group. A held-out side that is harder for all ids alike moves the gap, not the line.
+    is what the line falls by from the rarest to the most frequent group. A held-out side that is harder for all ids alike moves the gap, not the line. Items are chosen by
+    people, though: where training rows of rare items are those of users who are well known and the held-out users are strangers, rare items have the larger gap whatever was learned of them.
     """
 
     code = "training.memorisation"
@@ -65,24 +67,28 @@ class Memorisation(Diagnostic):
         ids = _columns(scope)
         if not ids:
             raise Unavailable("no column has the role 'user' or 'item' on both sides", hint="name one in the schema")
-        return Needs.of(both=[_outcomes(name, scope) for _, name in ids])
+        return Needs.of(both=[*(_outcomes(name, scope) for _, name in ids), *user_counts(scope)])
 
     def judge(self, target: Tally, reference: Tally, scope: Scope) -> Iterator[Finding]:
         """One finding for users, one for items; of the two, one that cannot be told stays silent where the other can."""
         found, reasons = [], []
+        strangers = share_of_strangers(target, reference, scope)
         for role, name in _columns(scope):
             stat = _outcomes(name, scope)
             try:
-                found.append(self._finding(role, name, _tilt(target.get_summary(stat), reference.get_summary(stat), role)))
+                found.append(self._finding(role, name, _tilt(target.get_summary(stat), reference.get_summary(stat), role), strangers))
             except Unavailable as reason:
                 reasons.append(reason)
         if not found:
             raise reasons[0]
         yield from found
 
-    def _finding(self, role: str, column: str, tilt: _Tilt) -> Finding:
+    def _finding(self, role: str, column: str, tilt: _Tilt, strangers: float) -> Finding:
         extra, gap, often = tilt.extra, tilt.held_out - tilt.train, np.exp(tilt.often)
-        verdict = verdict_above(extra, fail=FAIL, warn=WARN)
+        verdict, note = verdict_above(extra, fail=FAIL, warn=WARN), ""
+        if verdict is Verdict.FAIL and role == "item" and strangers > STRANGERS:
+            verdict = Verdict.WARN
+            note = f" {percent(strangers)} of the held-out rows are of users that training never saw, so this may be who chooses rare items as much as what was learned of them."
         ends = (f"{role}s with about {number(often[0], 0)} training rows have normalised entropy {tilt.train[0]:.3f} on training and {tilt.held_out[0]:.3f} on held-out rows, "
                 f"those with about {number(often[-1], 0)} have {tilt.train[-1]:.3f} and {tilt.held_out[-1]:.3f}")
         line = f"along the line over ln(training rows), slope {tilt.slope:.3f}, the gap of the rarest is larger by {between(extra, 3)} ({extra.n:,} held-out rows)"
@@ -94,9 +100,9 @@ class Memorisation(Diagnostic):
                       lines=(Line(name="measured", x=points, y=tuple(gap.tolist())), Line(name="line", x=points, y=tuple(fitted.tolist()), role="reference")),
                       caption=f"{extra.n:,} held-out rows in {len(points)} groups of {role}s that are on both sides")
         return Finding(
-            code=self.code, verdict=verdict, place=Place(kind="field", name=column), claim=f"{start}: {ends}; {line}.", estimate=extra,
+            code=self.code, verdict=verdict, place=Place(kind="field", name=column), claim=f"{start}: {ends}; {line}.{note}", estimate=extra,
             limit=FAIL if verdict is Verdict.FAIL else WARN,
-            threshold=f"FAIL when the extra gap is surely above {FAIL:.2f} normalised entropy; WARN when its value is, or when it is surely above {WARN:.2f}",
+            threshold=f"FAIL when the extra gap is surely above {FAIL:.2f} normalised entropy; WARN when its value is, or when it is surely above {WARN:.2f}; of items {THRESHOLD}",
             meaning="An embedding that only few rows train can hold those rows' outcomes themselves: worth nothing on new rows, and it can give away what a person did.",
             causes=("several epochs over the same rows (see training.one_epoch)", "a fast optimiser or a high rate on the embeddings", "wide embeddings for ids with few rows"),
             remedies=(Remedy(code="stop_after_one_epoch", text="Train for one epoch."),
