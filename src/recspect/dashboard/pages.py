@@ -15,6 +15,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from starlette.exceptions import HTTPException
 
 from recspect.dashboard.about import KINDS
+from recspect.dashboard.findings_texts import asker, teller
 from recspect.dashboard.guard import Guard
 from recspect.dashboard.shelf import Entry
 from recspect.dashboard.texts import LANGUAGES, chosen, translator
@@ -39,11 +40,11 @@ class Pages:
     def show(self, request: Request, template: str, *, status: int = 200, entry: Entry | None = None, page: str = "", **names: Any) -> HTMLResponse:
         """A page."""
         language = self.language(request)
-        common = {"_": translator(language), "language": language, "languages": LANGUAGES, "signs": SIGN_OF, "entry": entry, "page": page, "guard": self.guard,
+        common = {"_": translator(language), "say": teller(language), "question": asker(language), "language": language, "languages": LANGUAGES, "signs": SIGN_OF, "entry": entry, "page": page, "guard": self.guard,
                   "titles": TITLES, "clean": clean, "tabs": [] if entry is None else self._tabs(entry), "twin": twin_of(request), "here": str(request.url.path), "spoken": lambda code: _spoken(request, code),
                   "link": lambda _code, anchor: f"#{anchor}", "address": lambda name: "/runs/" + quote(name, safe=""),
                   "about": (lambda _column, _text: "") if entry is None else self._about(entry)}
-        text = templates().get_template(template).render(**common | {key: value for key, value in names.items() if key not in ("_", "about")})
+        text = templates().get_template(template).render(**common | {key: value for key, value in names.items() if key not in ("_", "about", "say", "question")})
         return HTMLResponse(text.lstrip(), status_code=status)
 
     @staticmethod

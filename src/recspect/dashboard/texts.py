@@ -1,4 +1,4 @@
-"""The words of the pages in English and Chinese, from gettext catalogues. What findings say is English in both so far."""
+"""The words of the pages in English and Chinese, from gettext catalogues; what findings say stands in `findings_texts`."""
 
 from __future__ import annotations
 

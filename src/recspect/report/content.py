@@ -143,7 +143,8 @@ def content(report: Report, drawings: Drawings) -> dict[str, Any]:
 
     Returns:
         Names of the templates. `link` (code and anchor of a finding to an address) and `_` (a text of the page in another language) may be
-        replaced, as may `about` (heading of a column, or "" for a place, and the text of a cell to an address, "" where it has none).
+        replaced, as may `about` (heading of a column, or "" for a place, and the text of a cell to an address, "" where it has none),
+        `say` (a sentence of a finding to the same in another language) and `question` (code of a finding to its question, "" for none).
     """
     groups = by_code(report.ranked)
     cards = {number: _card(number, group, drawings) for number, group in enumerate(groups) if group[0].verdict in (Verdict.FAIL, Verdict.WARN)}
@@ -160,7 +161,7 @@ def content(report: Report, drawings: Drawings) -> dict[str, Any]:
         "passed": _passed(report, every), "chapters": _chapters(report, every, unanswered, figures), "next_command": wording.next_command(report),
         "provenance": _provenance(report.provenance), "command": clean(report.provenance.get("command", ""), limit=2000, lines=True),
         "sources": wording.sources(report), "link": lambda _code, anchor: f"#{anchor}", "_": lambda text: text,
-        "about": lambda _column, _text: "",
+        "about": lambda _column, _text: "", "say": lambda text: text, "question": lambda _code: "",
     }
 
 
