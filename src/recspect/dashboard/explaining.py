@@ -14,23 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recspect.diagnosis.evidence import Bars, Evidence, RankedTable
 from recspect.errors import RecspectError, UsageError
+from recspect.explaining.pictures import item_fields, named, pictures
 from recspect.report.wording import clean
 
 if TYPE_CHECKING:
     from recspect.explaining.explainer import RecommendationExplainer
-    from recspect.explaining.explanation import Explanation, Reasons
-    from recspect.schema import Schema
 
 KEPT = 2
 """Runs whose model and data are held in memory."""
 
 LENGTH = 10
 """Items of a list."""
-
-SHOWN_PARTS = 12
-"""Fields and entries drawn, largest first."""
 
 Open = Callable[[Path], "RecommendationExplainer"]
 
@@ -164,42 +159,6 @@ def explained(explainer: RecommendationExplainer, user: str, *, item: str = "", 
             "pictures": pictures(found, items)}
 
 
-def item_fields(schema: Schema) -> frozenset[str]:
-    """Fields whose values are items, which have titles; the same number in another field is somebody or something else."""
-    return frozenset(field.name for field in schema.fields if schema.item is not None and schema.item in (field.name, field.shares))
-
-
-def pictures(found: Explanation, items: frozenset[str] = frozenset()) -> list[Evidence]:
-    """Contributions as bars, and the item's way through the stages; values of the fields `items` by their titles."""
-    shown: list[Evidence] = []
-    if found.contrast is not None:
-        shown.append(_bars("What puts the one above the other?", found.contrast, found, items))
-    if found.reasons is not None:
-        shown.append(_bars("What carries its score?", found.reasons, found, items))
-    if found.way is not None:
-        rows = [(f"source {clean(one['source'], limit=40)}", one["rank"], one["score"]) for one in found.way["sources"]]
-        rows += [(clean(one["step"], limit=60), one["rank"], one["score"]) for one in found.way["stages"]]
-        if rows:
-            shown.append(RankedTable(title="Which way did it come?", columns=("stage", "place", "score"), rows=tuple(rows)))
-    return shown
-
-
-def named(value: Any, names: Mapping[Any, str]) -> str:
-    """A value, by its name where it has one."""
-    return clean(f"{names[value]} ({value})" if isinstance(value, str | int) and value in names else value, limit=80)
-
-
-def _bars(title: str, reasons: Reasons, found: Explanation, items: frozenset[str]) -> Bars:
-    parts = sorted((part for part in reasons.parts if part.contribution), key=lambda part: -abs(part.contribution))[:SHOWN_PARTS]
-    unit = "log odds" if reasons.is_logit else "score"
-    share = reasons.bound / max(1, len(reasons.parts))
-    names = tuple(f"{part.field} = {named(part.value, found.names if part.field in items else {})}" for part in parts)
-    return Bars(title=title, unit=unit, names=names, values=tuple(part.contribution for part in parts),
-                low=tuple(part.contribution - share for part in parts), high=tuple(part.contribution + share for part in parts), reference=0.0,
-                highlighted=tuple(name for name, part in zip(names, parts, strict=True) if part.contribution < 0),
-                caption=f"{len(reasons.parts)} fields; together they are off by at most about {reasons.bound:.2g} {unit}, spread evenly over the ranges")
-
-
 def _places(lists: Any, names: Mapping[Any, str], beside: Sequence[Place] | None = None) -> list[Place]:
     slate, ids = lists.slates[0], lists.ids(0)
     earlier = {place.item: place.rank for place in beside or ()}
@@ -210,4 +169,4 @@ def _places(lists: Any, names: Mapping[Any, str], beside: Sequence[Place] | None
     return found
 
 
-__all__ = ["Explainers", "Place", "State", "explained", "item_fields", "open_explainer", "pictures", "some_users"]
+__all__ = ["Explainers", "Place", "State", "explained", "open_explainer", "some_users"]

@@ -108,6 +108,12 @@ class Importance:
             "field": np.repeat(np.array(self.per_neuron.fields), units), "neuron": np.tile(np.arange(units), fields), "mean": mean.ravel(),
             "deviation": total.neuron_deviation(k).ravel(), "size": total.neuron_size(k).ravel()})
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the same pictures as a report."""
+        from recspect.report.notebook import framed
+
+        return framed(self.evidence(), title="Importance of fields")
+
     def evidence(self) -> tuple[Evidence, ...]:
         """Bars, table, heat maps and course over layers: data to draw, as in a report."""
         return score_evidence(self.tally, self.scope, self.scores, {})

@@ -70,6 +70,12 @@ class Interactions:
                 rows.append({"field": first, "other": second, "size": size.value, "low": size.low, "high": size.high, "mean": mean.value})
         return pl.DataFrame(sorted(rows, key=lambda row: (-row["size"], row["field"], row["other"])))
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the sizes of all pairs."""
+        from recspect.report.notebook import framed
+
+        return framed([self.evidence()], title="Pairs of fields")
+
     def evidence(self) -> HeatMap:
         """Sizes of all pairs, as data to draw."""
         values = np.array([[self.size(first, second).value for second in self.names] for first in self.names])

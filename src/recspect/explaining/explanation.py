@@ -162,6 +162,13 @@ class Explanation:
         """The sentences as a list that can be put into a page: everything from the data is escaped."""
         return "<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in self.sentences(language)) + "</ul>"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the sentences, and contributions as bars."""
+        from recspect.explaining.pictures import pictures
+        from recspect.report.notebook import framed
+
+        return framed(pictures(self), title=f"Why {self.item} for user {self.user}?", lines=self.sentences())
+
     def to_mapping(self, language: str = "en") -> dict[str, Any]:
         """Plain data, JSON-safe, with the sentences; of `names` only those of items that it speaks of."""
         told = {item: self.names[item] for item in self._told() if item in self.names}
