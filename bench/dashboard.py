@@ -5,7 +5,8 @@
 Last line: one JSON object. The server is a process of its own; requests come one after another over one connection.
 
 - `p95_ms_overview`: 95th percentile of `GET /`, when every run is known to the server; `first_ms_overview` is the first request, which reads them all.
-- `p95_ms_pages`: 95th percentile over all pages of the examined table (summary, each stage, findings, provenance) and the training page of one of the runs;
+- `p95_ms_pages`: 95th percentile over all pages of the examined table (summary, each stage, findings, provenance, what is known of a field and a slice), the training page of one of
+  the runs, and the page of effects;
   `first_ms_pages` the slowest first request of a page.
 - `rows`, `findings_bytes`: of the examined table.
 """
@@ -20,6 +21,7 @@ import tempfile
 import time
 import urllib.request
 from pathlib import Path
+from urllib.parse import urlencode
 
 import numpy as np
 
@@ -36,6 +38,12 @@ def examine(folder, rows):
     write(folder, rows, min(rows, 1_000_000))
     report = examine_table(folder / "scored.parquet", SCHEMA, reference=folder / "reference.parquet", slices=SLICES)
     return report.to_json()
+
+
+def places_of(findings):
+    """A field and a slice that the report speaks of: pages of one thing gather from all of it."""
+    found = {finding["place"]["kind"]: finding["place"]["name"] for finding in json.loads(findings)["findings"] if finding["place"]["name"]}
+    return [(kind, found[kind]) for kind in ("field", "slice") if kind in found]
 
 
 def timed(url, rounds):
@@ -77,7 +85,8 @@ def main():
                     time.sleep(0.1)
             first_overview, overview = timed(f"{at}/", 10 * asked.rounds)
             stages = sorted({finding["code"].split(".")[0] for finding in json.loads(findings)["findings"]})
-            pages = [f"{at}/runs/large", *(f"{at}/runs/large/{page}" for page in (*stages, "findings", "provenance")), f"{at}/runs/run-000/training", f"{at}/runs/run-000/training/now"]
+            pages = [f"{at}/runs/large", *(f"{at}/runs/large/{page}" for page in (*stages, "findings", "provenance")), f"{at}/runs/run-000/training", f"{at}/runs/run-000/training/now",
+                     f"{at}/effects", *(f"{at}/runs/large/about?{urlencode({'kind': kind, 'name': name})}" for kind, name in places_of(findings))]
             first, later = [], []
             for page in pages:
                 once, again = timed(page, asked.rounds)
