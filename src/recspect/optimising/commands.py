@@ -59,7 +59,7 @@ def mount(app: typer.Typer, console: Any) -> None:
         show(Report.read(done.folder / "findings.json"), output, out)
         chain = ", ".join(trial.proposal.code for trial in done.accepted) or "none"
         ended = "" if done.status == "finished" else " The minutes are used up: the same command goes on."
-        console.print(printable(f"Accepted, in this order: {chain}. {done.trained} trainings were done now.{ended}\nThe page: {(done.folder / 'report.html').resolve()}"),
+        console.print(printable(f"Accepted, in this order: {chain}. {done.trained} trainings were done now.{ended}\nThe model with them: {done.model}\nThe page: {(done.folder / 'report.html').resolve()}"),
                       markup=False, highlight=False, soft_wrap=True)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from recspect.diagnosis.batch import Batch, concatenate
-from recspect.diagnosis.finding import Report
+from recspect.diagnosis.finding import Report, Verdict
 from recspect.diagnosis.source import read
 from recspect.diagnosis.subject import ScoreSubject, Subject
 from recspect.errors import UsageError
@@ -67,7 +67,9 @@ def optimise(train: Train, *, rows: Any, diagnosis: Any, proof: Any, schema: Sch
     tried: set[tuple[str, str]] = set()
     while len(found) < trials:
         report = bench.diagnosed(accepted, terms.seeds[0])
-        proposal = next(propose(report, finding=finding if not tried else "", skip=frozenset(tried)), None)
+        if finding and tried and not any(one.code == finding and one.verdict in (Verdict.FAIL, Verdict.WARN) for one in report.findings):
+            break  # it is mended
+        proposal = next(propose(report, finding=finding, skip=frozenset(tried)), None)
         if proposal is None:
             break
         tried.add((proposal.code, proposal.place))

@@ -65,6 +65,7 @@ class Optimised:
         trials: What was judged, in order.
         instructions: Proposals that a person must carry out.
         recipe: The first recipe with all accepted remedies.
+        model: Run directory of its training with the first seed; what is done to scores is in the recipe, not in that run.
         trained: Trainings that were done by this call.
     """
 
@@ -73,6 +74,7 @@ class Optimised:
     trials: tuple[Trial, ...]
     instructions: tuple[Proposal, ...]
     recipe: Recipe
+    model: Path
     trained: int
 
     @property
@@ -139,7 +141,8 @@ def optimise_recipe(recipe: Recipe, tables: tuple[Batch, Batch, Batch], settings
         chain.go_on()
     except OutOfTime:
         status = "stopped"
-    done = Optimised(folder=folder, status=status, trials=tuple(chain.trials), instructions=tuple(chain.by_hand.values()), recipe=chain.recipe, trained=trainings.trained)
+    done = Optimised(folder=folder, status=status, trials=tuple(chain.trials), instructions=tuple(chain.by_hand.values()), recipe=chain.recipe,
+                     model=trainings.folder_of(chain.recipe, terms.seeds[0]), trained=trainings.trained)
     _write(done, parts, ledger, terms, origin)
     return done
 
@@ -210,7 +213,7 @@ def _write(done: Optimised, parts: Parts, ledger: Ledger, terms: Terms, origin: 
     rows = {name: getattr(parts, name).rows for name in ("train", "validation", "diagnosis", "proof")}
     content = {"format": FORMAT, "version": VERSION, "of": origin, "status": done.status, "seeds": list(terms.seeds), "margin": terms.margin, "rows": rows, "uses_of_proof": ledger.uses,
                "trials": [trial.to_mapping() for trial in done.trials], "instructions": [proposal.to_mapping() for proposal in done.instructions],
-               "accepted": [trial.proposal.code for trial in done.accepted], "recipe": done.recipe.to_mapping()}
+               "accepted": [trial.proposal.code for trial in done.accepted], "model": str(done.model), "recipe": done.recipe.to_mapping()}
     write_bytes(done.folder / FILE, (json.dumps(content, indent=1, allow_nan=False, default=_number) + "\n").encode())
     report = report_of(done, origin=origin, rows=rows, seeds=terms.seeds)
     write_bytes(done.folder / "findings.json", report.to_json().encode())

@@ -56,6 +56,7 @@ class Terms:
     Args:
         seeds: One for each pair; at least 5.
         margin: Normalised entropy that a remedy which mends a defect may surely not cost more than.
+        fewest: Pairs below which nothing is judged; lower only to try the machinery out.
 
     Raises:
         UsageError: Too few seeds, one twice, or a margin below 0.

@@ -72,8 +72,7 @@ class Trainings:
         """
         from recspect.training.loop import resume, train
 
-        recipe = recipe.without_scores()
-        folder = self.folder / "trainings" / recipe.key(seed, self.data)
+        recipe, folder = recipe.without_scores(), self.folder_of(recipe, seed)
         started = (folder / "run.json").is_file()
         if started and (run := Run.open(folder)).status == "finished":
             return run
@@ -90,6 +89,10 @@ class Trainings:
                 shutil.rmtree(folder)  # damaged: begun anew
         config = replace(recipe.config, seed=seed)
         return train(data, recipe.schema, config, folder, reference={"kind": "memory"}, progress=self.progress, on_finding=lambda _: None)
+
+    def folder_of(self, recipe: Recipe, seed: int) -> Path:
+        """Where the training of a recipe is kept."""
+        return self.folder / "trainings" / recipe.without_scores().key(seed, self.data)
 
     def validation_loss(self, recipe: Recipe, seed: int, what: str) -> float:
         """The best loss on validation rows of a training; infinite where its loss was no number."""
