@@ -356,6 +356,9 @@ def test_mistakes_are_told():
         analyse(read_arms(pl.DataFrame(table).filter(pl.col("arm") == "new"), arm="arm", metrics=METRICS), METRICS)
     with pytest.raises(UsageError, match="aggregated"):
         read_aggregated(table, arm="arm", count="views", metrics=METRICS)
+    broken = {**table, "orders": np.where(np.arange(300) == 7, np.nan, np.asarray(table["orders"], dtype=np.float64))}
+    with pytest.raises(DataError, match="1 users have a value that is NaN, infinite or beyond"):
+        read_arms(pl.DataFrame(broken), arm="arm", metrics=METRICS)
     odd = {**table, 'a"b': table["orders"]}
     assert read_arms(odd, arm="arm", metrics=(Metric(name="x", numerator='a"b'),)).total.count == 300
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from recspect.diagnosis.batch import Batch, Categorical, Ragged
+from recspect.diagnosis.chi_square import chi_square_quantile
 from recspect.diagnosis.stats.categories import (
     CategoryCounts,
     compare_categories,
@@ -17,7 +18,7 @@ from recspect.diagnosis.stats.categories import (
 )
 from recspect.diagnosis.stats.crosstab import Crosstab
 from recspect.diagnosis.stats.quantiles import Quantiles, compare_quantiles, kolmogorov_smirnov, wasserstein
-from recspect.diagnosis.stats.shares import Shares, chi_square_quantile
+from recspect.diagnosis.stats.shares import Shares
 from recspect.errors import DataError, Unavailable, UsageError
 
 

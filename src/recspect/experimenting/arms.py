@@ -115,7 +115,7 @@ def read_arms(data: Any, *, arm: str, user: str = "", metrics: Sequence[Metric],
         raise DataError(f"column {arm!r} has more than {MOST_ARMS} values", hint="--arm names the column of the variant")
     invalid = sum(part.invalid for part in total.parts.values())
     if invalid:
-        raise DataError(f"{invalid:,.0f} users have a value that is infinite or beyond 1e100", hint="mend the values, or leave these users out")
+        raise DataError(f"{invalid:,.0f} users have a value that is NaN, infinite or beyond 1e100", hint="mend the values, leave them empty (which counts as 0), or leave these users out")
     by_slice = {(column, value): dict(part.parts) for place, column in enumerate(slices) for value, part in found.get_summary(stats[f"@slice{place}"]).parts.items()}
     looks = _cumulated(found.get_summary(stats["@look"]).parts, look) if look else []
     return Arms(columns=columns, moments=dict(sorted(total.parts.items())), slices=by_slice, looks=looks, crossed=crossed, of="users" if user else "rows")

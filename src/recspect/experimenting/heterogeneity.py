@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recspect.diagnosis.diagnostics.policy import ENOUGH_ROWS, chi_square_p
+from recspect.diagnosis.chi_square import chi_square_tail
+from recspect.diagnosis.diagnostics.policy import ENOUGH_ROWS
 from recspect.diagnosis.stats.gram import GramSummary
 from recspect.errors import Unavailable
 from recspect.experimenting.effects import Effects, effects
@@ -77,7 +78,7 @@ def cochran(differences: Floats, variance: Floats) -> float:
     """Chance of effects so different, by Cochran's Q with len - 1 degrees of freedom; 1 where nothing varies."""
     if not (variance > 0).all() or len(differences) < 2:
         return 1.0
-    return chi_square_p(cochran_q(differences, variance), len(differences) - 1)
+    return chi_square_tail(cochran_q(differences, variance), len(differences) - 1)
 
 
 def cochran_q(values: Floats, variance: Floats) -> float:

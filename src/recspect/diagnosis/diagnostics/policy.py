@@ -84,16 +84,6 @@ def two_sided_p(z: float, freedom: int | None = None) -> float:
     return math.erfc(size / math.sqrt(2))
 
 
-def chi_square_p(chi: float, freedom: int) -> float:
-    """Probability of a chi-square of so many degrees of freedom of at least this size: exact for one and two, else by Wilson and Hilferty 1931."""
-    if freedom == 1:
-        return math.erfc(math.sqrt(chi / 2))
-    if freedom == 2:
-        return math.exp(-chi / 2)
-    z = ((chi / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))) / math.sqrt(2 / (9 * freedom))
-    return 0.5 * math.erfc(z / math.sqrt(2))
-
-
 # ---------------------------------------------------------------------- enough to say something
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recspect.diagnosis.chi_square import chi_square_quantile
 from recspect.errors import Unavailable
 
 _SMOOTHING = 0.5
@@ -72,15 +71,3 @@ class Shares:
     def js_under_no_drift(self, level: float = 0.999) -> float:
         """The same for the Jensen-Shannon divergence, which is PSI / 8 nats for small differences."""
         return self.psi_under_no_drift(level) / 8 / float(np.log(2))
-
-
-def chi_square_quantile(level: float, freedom: float) -> float:
-    """Exact for one and two degrees of freedom, else by Wilson and Hilferty 1931, within 1.5%."""
-    if freedom < 1:
-        return 0.0
-    if freedom == 1:
-        return NormalDist().inv_cdf((1 + level) / 2) ** 2
-    if freedom == 2:
-        return -2 * math.log(1 - level)
-    spread = 2 / (9 * freedom)
-    return float(freedom * max(0.0, 1 - spread + NormalDist().inv_cdf(level) * np.sqrt(spread)) ** 3)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recspect.diagnosis.chi_square import chi_square_quantile, chi_square_tail
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.jackknife import t_quantile
-from recspect.diagnosis.stats.shares import Shares, chi_square_quantile
+from recspect.diagnosis.stats.shares import Shares
 
 Floats = NDArray[np.float64]
 
@@ -94,16 +94,8 @@ class BucketedShares:
 
     def p_value(self) -> float:
         """Probability of at least this PSI without drift, by the same reasoning."""
-        found = [_chi_square_p(self.shares.psi / (1 / self.shares.target.sum() + 1 / self.shares.reference.sum()), len(self.names) - 1)]
+        found = [chi_square_tail(self.shares.psi / (1 / self.shares.target.sum() + 1 / self.shares.reference.sum()), len(self.names) - 1)]
         if self._occupied.sum() >= 5:
             scale, freedom = self._chance
-            found.append(_chi_square_p(self.shares.psi / scale, freedom))
+            found.append(chi_square_tail(self.shares.psi / scale, freedom))
         return max(found)
-
-
-def _chi_square_p(value: float, freedom: float) -> float:
-    """Upper tail by Wilson and Hilferty 1931."""
-    if freedom < 1:
-        return 1.0
-    spread = 2 / (9 * freedom)
-    return NormalDist().cdf(-((max(value, 0.0) / freedom) ** (1 / 3) - 1 + spread) / math.sqrt(spread))

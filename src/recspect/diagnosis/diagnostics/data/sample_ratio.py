@@ -8,10 +8,10 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from recspect.diagnosis.chi_square import chi_square_tail
 from recspect.diagnosis.diagnostic import Diagnostic, Needs, Scope
 from recspect.diagnosis.diagnostics.policy import (
     between,
-    chi_square_p,
     percent,
     plural,
     require_rows,
@@ -39,7 +39,7 @@ class SampleRatio(Diagnostic):
 
     code = "data.sample_ratio"
     question = "Are the arms of an experiment as large as they were meant to be?"
-    sources = ("Fabijan et al. 2019, Diagnosing Sample Ratio Mismatch in Online Controlled Experiments", "Wilson and Hilferty 1931 (chi-square)")
+    sources = ("Fabijan et al. 2019, Diagnosing Sample Ratio Mismatch in Online Controlled Experiments", "Pearson 1900 (chi-square)")
 
     def needs(self, scope: Scope) -> Needs:
         """Users, or rows, of each arm."""
@@ -109,7 +109,7 @@ def _sizes(target: Tally, scope: Scope) -> tuple[list[str], NDArray[np.float64],
 def chance_of_sizes(counts: NDArray[np.float64], shares: NDArray[np.float64]) -> float:
     """Chance of arms at least so far from these shares (chi-square), shape (arms,) each."""
     expected = counts.sum() * shares
-    return chi_square_p(float(((counts - expected) ** 2 / expected).sum()), len(counts) - 1)
+    return chi_square_tail(float(((counts - expected) ** 2 / expected).sum()), len(counts) - 1)
 
 
 def _quantile(freedom: int) -> float:

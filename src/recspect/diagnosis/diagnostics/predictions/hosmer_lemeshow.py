@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from recspect.diagnosis.chi_square import chi_square_tail
 
 Floats = NDArray[np.float64]
 
@@ -59,15 +60,3 @@ def hosmer_lemeshow(rows: Sequence[tuple[float, float, float]], residuals: Float
         drawn = ((signs @ residuals[:, used]) ** 2 / variance[used]).sum(1)
         p_value = float((1 + (drawn >= statistic).sum()) / (DRAWS + 1))
     return HosmerLemeshow(statistic=statistic, groups=int(used.sum()), p_independent=chi_square_tail(statistic, int(used.sum())), p_value=p_value)
-
-
-def chi_square_tail(value: float, freedom: int) -> float:
-    """Upper tail of chi-square with whole degrees of freedom, exactly (Abramowitz and Stegun 26.4.4 and 26.4.5)."""
-    half = max(value, 0.0) / 2
-    if half == 0:
-        return 1.0
-    if freedom % 2 == 0:
-        terms = (i * math.log(half) - math.lgamma(i + 1) for i in range(freedom // 2))
-        return min(1.0, math.fsum(math.exp(term - half) for term in terms))
-    terms = ((i - 0.5) * math.log(half) - math.lgamma(i + 0.5) for i in range(1, freedom // 2 + 1))
-    return min(1.0, math.erfc(math.sqrt(half)) + math.fsum(math.exp(term - half) for term in terms))
