@@ -40,7 +40,7 @@ def explainer(folder):
     schema = replace(world.schema, fields=(*world.schema.fields, *(Field(name=name, side=name.split("_")[0]) for name in groups)))
     rows = rows.with_columns(groups)
     run = train(rows, schema, TrainingConfig(model=ModelConfig(name="deepfm"), maximum_epochs=2, observe_every=0, histograms_every=0), folder / "run")
-    return RecommendationExplainer(build_recommender(rows, run=run, settings=RecommenderSettings(sources=(PopularSource(),))))
+    return RecommendationExplainer(build_recommender(rows, run=run, settings=RecommenderSettings(sources=(PopularSource(),))), against="mean")
 
 
 def from_embeddings(model):

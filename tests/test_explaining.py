@@ -51,7 +51,7 @@ def run(rows, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ranked(rows, run):
-    return RecommendationExplainer(build_recommender(rows, run=run, settings=RecommenderSettings(sources=SOURCES)))
+    return RecommendationExplainer(build_recommender(rows, run=run, settings=RecommenderSettings(sources=SOURCES)), against="mean")
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,7 @@ def test_deletion_insertion_and_comprehensiveness_beat_random_order_and_gradient
     tables = Tables.cut(read(table), run.schema, run.config)
     subject, rows, pool = subject_of(run), sample_of(tables.test, ROWS), sample_of(tables.train, 4096)
     fields = subject.sites(rows).fields
-    ours = alike_explainer(pool, draws=32, seed=1)(subject, rows)
+    ours = alike_explainer(pool)(subject, rows)
     swaps, score = Swaps(subject, rows, pool, fields, donors=2, seed=0), additive_scores(subject, rows)
     found = {key: curves(swaps.scores, explained, score) for key, explained in
              (("ours", ours), ("random", random_contributions(ours, 2)), ("gradient", gradient_explainer()(subject, rows)))}

@@ -40,7 +40,7 @@ def mount(app: typer.Typer, console: Any, open_data: OpenData) -> None:
                 below: Annotated[float | None, typer.Option(help="ask what would take the ranking score below this")] = None,
                 k: Annotated[int, typer.Option("--k", help="length of the list")] = 10,
                 context: Annotated[list[str] | None, typer.Option(help="a field of the request, such as surface=home (repeatable)")] = None,
-                against: Annotated[str, typer.Option(help="what it is compared with: `mean`, the mean pair, or `alike`, pairs with other values that are as frequent")] = "mean",
+                against: Annotated[str, typer.Option(help="what it is compared with: `alike`, pairs with other values that are as frequent, or `mean`, the mean pair")] = "alike",
                 names: Annotated[str | None, typer.Option(help="column of items with names for people, such as a title")] = None,
                 language: Annotated[str, typer.Option("--lang", help="en or zh")] = "en",
                 output: Annotated[ExplanationFormat, typer.Option("--format", help="text for people, json for programs, html for a page")] = ExplanationFormat.TEXT,

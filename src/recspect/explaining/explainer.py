@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from recspect.recommending.pipeline.audience import Requests
     from recspect.recommending.pipeline.recommender import Lists, Recommender
 
-AGAINST = ("mean", "alike")
+AGAINST = ("alike", "mean")
 LEAST_LIST = 2
 """Items below which a list is no more than its item."""
 PAIRS_AT_ONCE = 16_384
@@ -42,14 +42,14 @@ class RecommendationExplainer:
         tolerance: Error of the contributions to a score, summed over fields, as a share of their summed sizes.
         baseline_rows: Rows whose mean is the baseline; default pairs of known users with items as often as training showed them.
         item_names: Column of the catalogue with names for people, such as a title, or item to its name; default none.
-        against: What a pair is compared with: `mean`, the mean pair, or `alike`, pairs with other values of like frequency, which takes about 30 times as long. Contrasts of two items are from the mean pair always.
+        against: What a pair is compared with: `alike`, the mean of other values of like frequency, so that popularity is no reason, or `mean`, the mean pair. Contrasts of two items, and what a whole list rests on, are from the mean pair always.
         seed: Of the baseline's pairs and of lists.
 
     Raises:
         UsageError: No such column, or nothing of that name to compare with.
     """
 
-    def __init__(self, recommender: Recommender, *, tolerance: float = 0.01, baseline_rows: Batch | None = None, item_names: str | Mapping[Any, str] | None = None, against: str = "mean",
+    def __init__(self, recommender: Recommender, *, tolerance: float = 0.01, baseline_rows: Batch | None = None, item_names: str | Mapping[Any, str] | None = None, against: str = "alike",
                  seed: int = 0) -> None:
         steps = tuple(step for step in recommender.settings.steps if not isinstance(step, DRAWS))
         self.recommender = recommender.with_steps(*steps)
@@ -86,7 +86,7 @@ class RecommendationExplainer:
 
     def _attributed(self, rows: Batch) -> Attribution:
         if self.against == "alike":
-            return attributed_alike(self.subject, rows, self.pool, tolerance=self.tolerance, seed=self.seed)
+            return attributed_alike(self.subject, rows, self.pool, tolerance=self.tolerance)
         return attributed(self.subject, rows, self.baseline, tolerance=self.tolerance)
 
     @cached_property

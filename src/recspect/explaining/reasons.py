@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from recspect.diagnosis.batch import Batch, Ragged
-from recspect.diagnosis.probes.attribution import Attribution, Baseline, averaged_gradients, integrated_gradients
-from recspect.diagnosis.probes.swaps import alike_baselines
+from recspect.diagnosis.probes.alike import alike_baseline
+from recspect.diagnosis.probes.attribution import Attribution, Baseline, integrated_gradients
 from recspect.diagnosis.subject import TorchSubject
 from recspect.explaining.explanation import Part, Reasons
 from recspect.explaining.pairs import entries_at, value_at
@@ -16,19 +16,15 @@ from recspect.explaining.pairs import entries_at, value_at
 VARIOUS = "..."
 """Value of a field that differs from item to item."""
 
-DRAWS = 32
-"""Values of like frequency that each value is compared with: with 8 the noise of the draws is as large as what they are better by (docs/explaining.md)."""
-
 
 def attributed(subject: TorchSubject, rows: Batch, baseline: Baseline, *, tolerance: float) -> Attribution:
     """Integrated gradients from the baseline, with as many points as the tolerance needs."""
     return integrated_gradients(subject, rows, baseline=baseline, tolerance=tolerance)
 
 
-def attributed_alike(subject: TorchSubject, rows: Batch, pool: Batch, *, tolerance: float, seed: int) -> Attribution:
-    """Integrated gradients averaged over pairs whose values are other ones of like frequency: what a row has that others as popular do not."""
-    fields = subject.sites(rows).fields
-    return averaged_gradients(subject, rows, alike_baselines(rows, pool, fields, draws=DRAWS, seed=seed), tolerance=tolerance)
+def attributed_alike(subject: TorchSubject, rows: Batch, pool: Batch, *, tolerance: float) -> Attribution:
+    """Integrated gradients from the mean of other values of like frequency: what a row has that others as popular do not."""
+    return integrated_gradients(subject, rows, baseline=alike_baseline(subject, rows, pool), tolerance=tolerance)
 
 
 def reasons_of(found: Attribution, row: int, rows: Batch, *, is_logit: bool, last_entries: frozenset[str] = frozenset(), against: str = "mean") -> Reasons:

@@ -51,7 +51,7 @@ class Question:
     k: int = 10
     context: Mapping[str, Any] = field(default_factory=dict)
     below: float | None = None
-    against: str = "mean"
+    against: str = "alike"
     names: str | None = None
     with_counterfactual: bool = True
     arm: str | None = None

@@ -50,7 +50,8 @@ class PlaceAnswer(Strict):
     item: StrictStr | int | float
     rank: int
     score: float | None
-    propensity: float
+    propensity: float | None
+    model: str = ""
 
 
 class RecommendAnswer(Strict):
@@ -89,7 +90,7 @@ class ExplainRequest(Strict):
     k: Length = 10
     context: Context = Field(default_factory=dict, max_length=64)
     below: float | None = Field(default=None, allow_inf_nan=False, description="what would take the ranking score below this")
-    against: Literal["mean", "alike"] = Field(default="mean", description="`alike` takes about 30 times as long")
+    against: Literal["alike", "mean"] = Field(default="alike", description="pairs with other values that are as frequent, or the mean pair")
     names: Annotated[StrictStr, Field(min_length=1, max_length=256, pattern=NAME)] | None = Field(default=None, description="column of items with names for people")
     language: Literal["en", "zh"] = "en"
     counterfactual: StrictBool = True

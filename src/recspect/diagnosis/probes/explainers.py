@@ -16,14 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recspect.diagnosis.batch import Batch
+from recspect.diagnosis.probes.alike import alike_baseline
 from recspect.diagnosis.probes.attribution import (
-    averaged_gradients,
     gradient_times_input,
     integrated_gradients,
     mean_baseline,
 )
 from recspect.diagnosis.probes.faithfulness import Explain, matrix
-from recspect.diagnosis.probes.swaps import alike_baselines
 from recspect.diagnosis.subject import TorchSubject
 
 Floats = NDArray[np.float64]
@@ -34,12 +33,9 @@ def path_explainer(pool: Batch, *, steps: int | None = 8) -> Explain:
     return lambda subject, rows: matrix(integrated_gradients(subject, rows, baseline=mean_baseline(subject, pool), steps=steps), subject.sites(rows).fields)
 
 
-def alike_explainer(pool: Batch, *, draws: int = 4, seed: int = 0) -> Explain:
-    """Integrated gradients averaged over baselines of like frequency (see `alike_baselines`)."""
-    def explained(subject: TorchSubject, rows: Batch) -> Floats:
-        fields = subject.sites(rows).fields
-        return matrix(averaged_gradients(subject, rows, alike_baselines(rows, pool, fields, draws=draws, seed=seed), tolerance=0.05), fields)
-    return explained
+def alike_explainer(pool: Batch, *, steps: int | None = 8) -> Explain:
+    """Integrated gradients from the mean of values of like frequency (see `alike_baseline`)."""
+    return lambda subject, rows: matrix(integrated_gradients(subject, rows, baseline=alike_baseline(subject, rows, pool), steps=steps), subject.sites(rows).fields)
 
 
 def gradient_explainer() -> Explain:

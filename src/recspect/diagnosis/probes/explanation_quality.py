@@ -138,7 +138,7 @@ class ExplanationQualityProbe(Probe):
         cost, gain = measured_alone(self.subject, batch, baseline=baseline)
         score, begin = self._ends(batch, baseline)
         ours = self.explain(self.subject, batch)
-        explained = {OURS: ours, ALIKE: self._alike(batch, ours), MEASURED: (cost + gain) / 2, GRADIENT: gradient_explainer()(self.subject, batch), RANDOM: random_contributions(ours, self.seed + 1),
+        explained = {OURS: ours, ALIKE: alike_explainer(self.pool, steps=self.steps)(self.subject, batch), MEASURED: (cost + gain) / 2, GRADIENT: gradient_explainer()(self.subject, batch), RANDOM: random_contributions(ours, self.seed + 1),
                      CONSTANT: np.broadcast_to(moved.best_constant(), ours.shape), **{name: explain(self.subject, batch) for name, explain in self.others.items()}}
         columns = {name_of("explained"): np.abs(score - begin), name_of("score"): score, name_of("left_alone"): score - begin - gain.sum(1),
                     name_of("left_pairs"): score - begin - explained[MEASURED].sum(1)}
@@ -150,13 +150,6 @@ class ExplanationQualityProbe(Probe):
             columns[name_of("needed", name)], columns[name_of("effective", name)] = fields_needed(found), effective_fields(found)
             columns[name_of("measured", name)] = cosine(found, explained[MEASURED])
         return explained, columns
-
-    def _alike(self, batch: Batch, ours: Floats) -> Floats:
-        """NaN where lists of different lengths cannot be compared."""
-        try:
-            return alike_explainer(self.pool, draws=DRAWN_BASELINES, seed=self.seed + 7)(self.subject, batch)
-        except SubjectError:
-            return np.full_like(ours, np.nan)
 
     def _ends(self, batch: Batch, baseline: Baseline) -> tuple[Floats, Floats]:
         found = integrated_gradients(self.subject, batch, baseline=baseline, steps=1)

@@ -9,7 +9,6 @@ Shapes: B rows, F fields, N donors per row.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +16,6 @@ from numpy.typing import NDArray
 from recspect.diagnosis.batch import Batch, Categorical, Column, Ragged, concatenate, factorize
 from recspect.diagnosis.subject import SCORE_ROWS, TorchSubject
 from recspect.errors import SubjectError
-
-if TYPE_CHECKING:
-    from recspect.diagnosis.probes.attribution import Baseline
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -76,29 +72,6 @@ class Swaps:
         return total / self.donors
 
 
-def alike_baselines(batch: Batch, pool: Batch, fields: Sequence[str], *, draws: int, seed: int = 0) -> list[Baseline]:
-    """Baselines that are other values of like frequency for every row and field: what a row has that others as frequent do not.
-
-    The mean row differs from a popular item in its popularity, too, which an exchange for another popular item does not take away: explained from the mean, a row is explained for another question than its deletion asks.
-
-    Args:
-        batch: The rows to explain.
-        pool: Rows that values are taken from.
-        fields: Which fields.
-        draws: How many baselines.
-        seed: Of the draws.
-    """
-    from recspect.diagnosis.probes.attribution import Baseline
-
-    rng = np.random.default_rng(seed)
-    both = concatenate([batch.select(fields), pool.select(fields)])
-    found = []
-    for _ in range(draws):
-        drawn: dict[str, Column] = {name: both[name][like_frequency(both[name], batch.rows, rng)] for name in fields}
-        found.append(Baseline("values of like frequency", (), {}, rows=batch.with_columns(drawn)))
-    return found
-
-
 def like_frequency(column: Column, rows: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """For each of the first rows another row of the column, of another value that is about as frequent (within a factor of two) where there is one.
 
@@ -113,24 +86,37 @@ def like_frequency(column: Column, rows: int, rng: np.random.Generator) -> NDArr
     pool = np.arange(rows, len(column))
     if not len(pool):
         return np.arange(rows)
-    if not isinstance(column, Categorical):
-        if isinstance(column, Ragged) or column.ndim != 1 or column.dtype.kind not in "iub":
-            return rng.choice(pool, rows)
-        column = factorize(column)
-    codes = np.asarray(column.codes)
-    count = np.bincount(codes[rows:] + 1, minlength=len(column.values) + 1)
-    octave = np.floor(np.log2(np.maximum(count[codes + 1], 1))).astype(np.int64)
+    found = codes_and_octaves(column, rows)
+    if found is None:
+        return rng.choice(pool, rows)
+    codes, octave = found
     drawn = rng.choice(pool, rows)  # where no value is as frequent
     for level in np.unique(octave[:rows]):
         mine, alike = np.flatnonzero(octave[:rows] == level), pool[octave[rows:] == level]
         for _ in range(_ATTEMPTS if len(alike) else 0):
-            found = rng.choice(alike, len(mine))
-            other = codes[found] != codes[mine]
-            drawn[mine[other]] = found[other]
+            tried = rng.choice(alike, len(mine))
+            other = codes[tried] != codes[mine]
+            drawn[mine[other]] = tried[other]
             mine = mine[~other]
             if not len(mine):
                 break
     return drawn
+
+
+def codes_and_octaves(column: Column, rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """The value of each row as a code, and about how often it occurs in the pool, as powers of two; None for lists, vectors and real numbers, which have no frequency.
+
+    Args:
+        column: The rows, then the pool.
+        rows: How many rows come before the pool.
+    """
+    if not isinstance(column, Categorical):
+        if isinstance(column, Ragged) or column.ndim != 1 or column.dtype.kind not in "iub":
+            return None
+        column = factorize(column)
+    codes = np.asarray(column.codes, dtype=np.int64)
+    count = np.bincount(codes[rows:] + 1, minlength=len(column.values) + 1)
+    return codes, np.floor(np.log2(np.maximum(count[codes + 1], 1))).astype(np.int64)
 
 
 def without_entries(lists: Ragged, gone: Sequence[NDArray[np.bool_]]) -> Ragged:
@@ -142,4 +128,4 @@ def without_entries(lists: Ragged, gone: Sequence[NDArray[np.bool_]]) -> Ragged:
     return Ragged(inside.values[kept], np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
 
-__all__ = ["Swaps", "additive_scores", "alike_baselines", "like_frequency", "without_entries"]
+__all__ = ["Swaps", "additive_scores", "codes_and_octaves", "like_frequency", "without_entries"]

@@ -7,7 +7,7 @@ like the row's own. What is no lookup and no dense input (masks, lengths of list
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ class Baseline:
         dense: Per dense input, the value, shape [] or [W].
         rows: For every row to explain, the row at the baseline; None for the other kinds.
         ids: Per field, the id at the baseline (padding id 0 inside lists stays); empty for the other kinds.
+        per_row: Places among `lookups` whose values begin with the rows to explain, shape [B, ...].
     """
 
     name: str
@@ -38,15 +39,20 @@ class Baseline:
     dense: Mapping[str, Tensor]
     rows: Batch | None = None
     ids: Mapping[str, int] = field(default_factory=dict)
+    per_row: frozenset[int] = frozenset()
 
     @property
     def is_fixed(self) -> bool:
-        """Whether it is the same for every row, as values of lookups."""
+        """Whether it is given as values of lookups, and not as rows or ids."""
         return self.rows is None and not self.ids
 
     def take(self, rows: slice | NDArray[np.int64]) -> Baseline:
         """The part for some of the rows to explain."""
-        return self if self.rows is None else Baseline(self.name, self.lookups, self.dense, self.rows.take(rows), self.ids)
+        if self.rows is not None:
+            return replace(self, rows=self.rows.take(rows))
+        if not self.per_row:
+            return self
+        return replace(self, lookups=tuple(value[rows] if place in self.per_row and value is not None else value for place, value in enumerate(self.lookups)))
 
     def inputs(self, subject: TorchSubject, own: Any) -> Any:
         """The model's inputs at the baseline, for baselines that are other rows; `own` are those of the rows to explain.
