@@ -106,7 +106,7 @@ COMMANDS = {
     "report": {"RUN", "--format", "--out"},
     "schema init": {"DATA", "--out"},
     "send": {"RUN", "--to"},
-    "serve": {"FOLDER", "--backend", "--host", "--models", "--percent", "--port", "--recent", "--requests-per-second", "--second", "--shadow", "--store", "--token-file"},
+    "serve": {"FOLDER", "--backend", "--host", "--interleave", "--models", "--percent", "--port", "--recent", "--requests-per-second", "--second", "--shadow", "--store", "--token-file"},
     "train": {"DATA", "--buffer-mebibytes", "--dataset", "--epochs", "--label", "--model", "--resume", "--run-dir", "--runs", "--schema", "--seed", "--split", "--to"},
 }
 

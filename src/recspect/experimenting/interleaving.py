@@ -73,7 +73,7 @@ class Preference:
 
     Args:
         names: Of the teams: the first, and the second, whose preference is told.
-        wins, losses, ties: Sessions in which the second team got more credit, less, or as much (sessions without credit are no ties).
+        wins, losses, ties: Sessions that show items of both, in which the second team got more credit, less, or as much (sessions without credit are no ties).
         share: (wins + ties / 2) over sessions with credit, less 1/2: above 0 where the second team is preferred.
         p: Two-sided, of no preference.
     """
@@ -101,11 +101,12 @@ def preference(session: NDArray[Any], team: NDArray[np.int64], credit: NDArray[n
         level: Coverage.
 
     Raises:
-        Unavailable: Fewer than 100 sessions with credit.
+        Unavailable: Fewer than 100 sessions with credit that show items of both.
     """
     codes = np.unique(session, return_inverse=True)[1]
     got = [np.bincount(codes, weights=credit * (team == side)) for side in (0, 1)]
-    with_credit = got[0] + got[1] > 0
+    both = np.all([np.bincount(codes, weights=team == side) > 0 for side in (0, 1)], axis=0)  # a list of one ranking alone, such as that of a user who gets no lists of two, prefers nothing
+    with_credit = (got[0] + got[1] > 0) & both
     require_rows(float(with_credit.sum()), "the sessions with a click on either team")
     sign = np.sign(got[1] - got[0])[with_credit] / 2
     first = np.full(len(with_credit), -1, np.int64)

@@ -14,7 +14,9 @@ import numpy as np
 
 from recspect.errors import DataError, RecspectError, RunError, UsageError
 from recspect.events.event import NAME_CHARACTERS, EventError, parse_event
+from recspect.experimenting.interleaving import team_draft
 from recspect.explaining.explanation import Explanation
+from recspect.recommending.pipeline.id_table import text_of
 from recspect.recommending.pipeline.recommender import Lists, Recommender
 from recspect.serving.explaining import Explaining, Question
 from recspect.serving.online_features import OnlineFeatures
@@ -42,13 +44,15 @@ class Place:
         item: Id.
         rank: From 1.
         score: By which it stands there; None where nothing scored it.
-        propensity: Chance with which it came there, 1 where nothing was drawn.
+        propensity: Chance with which it came there, 1 where nothing was drawn; None where the list is of two models.
+        model: Version of the model that picked it, in a list of two models; else empty.
     """
 
     item: Any
     rank: int
     score: float | None
-    propensity: float
+    propensity: float | None
+    model: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +62,8 @@ class Answer:
     Args:
         request: Id of the request, for the events that follow from it.
         places: Best first.
-        model: Version of the recommender; `popular` where no model could answer.
-        arm: `first` or `second`: which of the two models the user gets.
+        model: Version of the recommender, of both where the list is of two; `popular` where no model could answer.
+        arm: `first` or `second`: which of the two models the user gets; `interleaved` for a list of both.
         notes: What the recommender says of the list.
         degraded: What was down and is missing in this list.
         shadow: What the other model would have shown, (version, item ids), or None.
@@ -107,6 +111,8 @@ class Answering:
         asked = Asked(user, k, dict(context or {}), trace, uuid.uuid4().hex, *self._lately(user))
         arm, slot = self._slot(user)
         found = self._made(slot.current, asked)
+        if arm == "second" and self.rollout.interleave:
+            arm, found = interleaved(self._made(self.first.current, asked), found, asked)
         shadow = None
         if self.second is not None and self.rollout.shadow:
             other = (self.first if arm == "second" else self.second).current
@@ -227,7 +233,7 @@ class Answering:
             try:
                 events.append(parse_event({
                     "event_id": f"{answer.request}:{place.rank}", "kind": "exposure", "user": str(asked.user), "item": str(place.item), "request": answer.request,
-                    "position": place.rank, "propensity": place.propensity, "model_version": answer.model[:NAME_CHARACTERS], "surface": surface, "time": now,
+                    "position": place.rank, "propensity": place.propensity, "model_version": (place.model or answer.model)[:NAME_CHARACTERS], "surface": surface, "time": now,
                     "value": place.score, "attributes": attributes | _shadow_of(answer, place.rank)}, received=now))
             except EventError as error:  # an id of the catalogue that no event can hold
                 self.unwritable += 1
@@ -255,6 +261,25 @@ class Asked:
     def untraced(self) -> Asked:
         """The same without the trace."""
         return replace(self, trace=False)
+
+
+def interleaved(one: Answer, other: Answer, asked: Asked) -> tuple[str, Answer]:
+    """One list of both models by team draft, and its arm; where a model could not answer, the other's alone, so that popular items are no team.
+
+    Args:
+        one: Of the first model.
+        other: Of the second.
+        asked: Its seed draws who picks first.
+    """
+    for arm, answer, failed in (("second", other, one), ("first", one, other)):
+        if failed.model == POPULAR:
+            return arm, replace(answer, degraded=(*answer.degraded, *failed.degraded))
+    lists = [{text_of(place.item): place for place in answer.places} for answer in (one, other)]
+    shown, teams = team_draft(list(lists[0]), list(lists[1]), asked.k, np.random.default_rng(asked.seed))
+    places = tuple(replace(lists[team][str(item)], rank=rank, propensity=None, model=(one, other)[team].model) for rank, (item, team) in enumerate(zip(shown, teams, strict=True), 1))
+    trace = None if one.trace is None else {"first": one.trace, "second": other.trace}
+    return "interleaved", replace(one, places=places, model=f"{one.model}+{other.model}", notes=(*one.notes, *(note for note in other.notes if note not in one.notes)),
+                                  degraded=(*one.degraded, *(what for what in other.degraded if what not in one.degraded)), trace=trace)
 
 
 def now_in(recommender: Recommender, microseconds: int) -> int:

@@ -166,7 +166,7 @@ def _paths(app: FastAPI, answering: Answering, settings: ServingSettings, figure
         """Which models answer, and who gets which."""
         second = answering.second
         return {"first": answering.first.current.version, "second": second.current.version if second else None, "percent": answering.rollout.percent,
-                "shadow": answering.rollout.shadow, "exchanges": answering.first.exchanges + (second.exchanges if second else 0)}
+                "shadow": answering.rollout.shadow, "interleave": answering.rollout.interleave, "exchanges": answering.first.exchanges + (second.exchanges if second else 0)}
 
     @app.post("/v1/models", tags=["models"])
     def exchange(asked: ExchangeRequest) -> dict[str, Any]:

@@ -31,15 +31,16 @@ def mount(app: typer.Typer, console: Any) -> None:
               second: Annotated[Path | None, typer.Option(help="a second recommender, to be let in")] = None,
               percent: Annotated[float, typer.Option(help="share of users that get the second one")] = 0.0,
               shadow: Annotated[bool, typer.Option("--shadow", help="let both answer, show one, log both")] = False,
+              interleave: Annotated[bool, typer.Option("--interleave", help="these users get lists of both models, for `recspect experiment interleaving`")] = False,
               models: Annotated[Path | None, typer.Option(help="folder of recommenders that may be put in place by POST /v1/models")] = None,
               backend: Annotated[str, typer.Option(help="of the ranking: torch or onnx")] = "torch",
               requests_per_second: Annotated[float, typer.Option(help="per client; 0 for no limit")] = 0.0) -> None:
         """Answer requests for recommendations over HTTP."""
-        run(folder=folder, store=store, recent=recent, host=host, port=port, token_file=token_file, second=second, percent=percent, shadow=shadow, models=models,
+        run(folder=folder, store=store, recent=recent, host=host, port=port, token_file=token_file, second=second, percent=percent, shadow=shadow, interleave=interleave, models=models,
             backend=backend, requests_per_second=requests_per_second, say=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True))
 
 
-def run(*, folder: Path, store: str, recent: str, host: str, port: int, token_file: Path | None, second: Path | None, percent: float, shadow: bool, models: Path | None,
+def run(*, folder: Path, store: str, recent: str, host: str, port: int, token_file: Path | None, second: Path | None, percent: float, shadow: bool, interleave: bool, models: Path | None,
         backend: str, requests_per_second: float, say: Callable[[str], None]) -> None:
     """Run the server until it is stopped.
 
@@ -50,18 +51,18 @@ def run(*, folder: Path, store: str, recent: str, host: str, port: int, token_fi
         MissingExtraError: The libraries of the server are not installed.
     """
     token = token_for(host, token_file)
-    if second is None and (percent or shadow):
-        raise UsageError("--percent and --shadow need a second recommender", hint="--second FOLDER")
+    if second is None and (percent or shadow or interleave):
+        raise UsageError("--percent, --shadow and --interleave need a second recommender", hint="--second FOLDER")
     if not 0 <= port < 65536:
         raise UsageError(f"port {port}, expected 0 to 65535")
-    app = application(folder=folder, store=store, recent=recent, token=token, second=second, percent=percent, shadow=shadow, models=models, backend=backend,
+    app = application(folder=folder, store=store, recent=recent, token=token, second=second, percent=percent, shadow=shadow, interleave=interleave, models=models, backend=backend,
                       requests_per_second=requests_per_second)
     say(f"serving {folder} on http://{host}:{port}; what it can do: http://{host}:{port}/openapi.json")
     server_of(app, host=host, port=port, patience_seconds=10).run()
 
 
 def application(*, folder: Path, store: str = "", recent: str = "", token: str | None = None, second: Path | None = None, percent: float = 0.0, shadow: bool = False,
-                models: Path | None = None, backend: str = "torch", requests_per_second: float = 0.0) -> Any:
+                interleave: bool = False, models: Path | None = None, backend: str = "torch", requests_per_second: float = 0.0) -> Any:
     """The application that `recspect serve` runs; see `run`."""
     try:
         import fastapi  # noqa: F401 - only whether it is there
@@ -103,6 +104,6 @@ def application(*, folder: Path, store: str = "", recent: str = "", token: str |
     if recent:
         lately = SharedRecent(recent, lately)
     figures = Figures()
-    answering = Answering(first, other, rollout=Rollout(percent=percent, shadow=shadow), recent=lately, features=features, shown=shown, told=figures.told)
+    answering = Answering(first, other, rollout=Rollout(percent=percent, shadow=shadow, interleave=interleave), recent=lately, features=features, shown=shown, told=figures.told)
     return create_app(answering, ServingSettings(token=token, requests_per_second=requests_per_second), figures=figures, models=models,
                       routers=tuple(routers), closing=tuple(closing))
