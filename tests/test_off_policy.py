@@ -125,6 +125,21 @@ def test_the_other_direction_is_refused(obd):
 
 
 @pytest.mark.data
+@pytest.mark.parametrize("campaign", ["all", "men"])
+def test_what_thompson_sampling_hardly_showed_is_no_support_for_random_choice(obd, campaign):
+    log = obd(f"bts_{campaign}")
+    found = evaluate(read_log(log, COLUMNS, policy="uniform"))
+    assert any("fewer than 20 rows of the log" in reason for reason in found.refused)
+    items, shown = log["item_id"].n_unique(), log.group_by("item_id", "position").len()
+    at = dict(log.group_by("position").len().iter_rows())
+    enough = shown.filter(pl.col("len") >= 20).group_by("position").len()
+    assert found.choices.rare == pytest.approx(1 - sum(at[position] / log.height * count / items for position, count in enough.iter_rows()))
+    uniform = evaluate(read_log(obd(f"random_{campaign}"), COLUMNS, policy="uniform"))  # the log of random choice speaks for itself
+    assert uniform.choices.rare < 0.01
+    assert not uniform.refused
+
+
+@pytest.mark.data
 def test_how_little_a_log_knows_is_told(obd):
     (support,) = report(evaluate(read_log(obd("random_all"), COLUMNS, policy=policy_of(thompson(20_000))))).find("effects.policy_support")
     assert support.verdict is Verdict.WARN

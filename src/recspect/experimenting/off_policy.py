@@ -18,12 +18,14 @@ from recspect.diagnosis.jackknife import BucketedSummary
 from recspect.diagnosis.stat import Bucketed
 from recspect.diagnosis.stats.policy_value import PolicyValue, PolicyValueSummary
 from recspect.errors import Unavailable
-from recspect.experimenting.policies import LoggedChoices
+from recspect.experimenting.policies import RARE_ROWS, LoggedChoices
 
 CODES: Mapping[str, str] = {
     "effects.policy_support": "Can the log speak for the other policy?",
     "effects.policy_value": "What would the other policy have earned?",
 }
+MOST_RARE = 0.10
+"""Share of the other policy's choices that the log may hardly show: what is earned there is not known, and weights say nothing of what never came up."""
 FEW_REWARDS = 30.0
 """Fewer rewarded rows of equal weight make intervals that are themselves uncertain."""
 LIMITS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 1000.0, math.inf)
@@ -117,7 +119,7 @@ def evaluate(choices: LoggedChoices, *, limit: float | None = None, buckets: int
         estimates.append(PolicyEstimate(
             name=name, value=summary.estimate(value, unit="mean reward", n=lambda t: t.count, level=level),
             ratio=summary.estimate(lambda t, value=value: value(t) / t.logged if t.reward else np.nan, unit="reward / reward of the logged policy", n=lambda t: t.count, level=level)))
-    return Evaluation(choices=choices, summary=summary, refused=tuple(_refusals(summary)), estimates=tuple(estimates), limit=None if place is None else limits[place])
+    return Evaluation(choices=choices, summary=summary, refused=tuple(_refusals(summary, choices.rare)), estimates=tuple(estimates), limit=None if place is None else limits[place])
 
 
 def _best_limit(total: PolicyValueSummary) -> int:
@@ -130,8 +132,8 @@ def _best_limit(total: PolicyValueSummary) -> int:
     return int(np.argmin(scores))
 
 
-def _refusals(summary: BucketedSummary) -> list[str]:
-    """Why the log cannot say; the limits are those of recommendations.policy_support."""
+def _refusals(summary: BucketedSummary, rare: float | None = None) -> list[str]:
+    """Why the log cannot say; the limits of weights are those of recommendations.policy_support."""
     total: PolicyValueSummary = summary.total
     share = total.effective_share
     mean = summary.estimate(lambda t: t.mean_ratio, unit="mean weight", n=lambda t: t.count)
@@ -145,6 +147,8 @@ def _refusals(summary: BucketedSummary) -> list[str]:
         found.append(f"the mean weight is {number(mean.value, 3)}, more than {ERRORS:.0f} standard errors from 1: the target policy shows what the log never shows, or the propensities are wrong")
     if largest > MOST_OF_ONE:
         found.append(f"one row has {percent(largest)} of all weight; at most {percent(MOST_OF_ONE, 0)} is allowed")
+    if rare is not None and rare > MOST_RARE:
+        found.append(f"{percent(rare, 0)} of the other policy's choices are shown in fewer than {RARE_ROWS} rows of the log; at most {percent(MOST_RARE, 0)} may be")
     if total.invalid:
         found.append(f"{number(total.invalid, 0)} rows lack a reward, a propensity in (0, 1] or a target probability in [0, 1]")
     return found
@@ -169,7 +173,7 @@ def _support(found: Evaluation) -> Finding:
         code="effects.policy_support", verdict=Verdict.FAIL if found.refused else Verdict.WARN if few else Verdict.PASS, estimate=share, limit=LEAST_SHARE, place=Place(kind="arm", name=choices.name),
         claim=f"The log cannot speak for {choices.name}: {'; '.join(found.refused)} ({figures})." if found.refused else f"The log can speak for {choices.name}: {figures}.{warning}",
         threshold=f"FAIL when the effective sample size is below {percent(LEAST_SHARE, 0)} of the rows, the mean weight is more than {ERRORS:.0f} standard errors from 1, one row has more than "
-                  f"{percent(MOST_OF_ONE, 0)} of all weight, or numbers are missing; WARN when the rewarded rows say no more than {FEW_REWARDS:.0f} of equal weight would",
+                  f"{percent(MOST_OF_ONE, 0)} of all weight, more than {percent(MOST_RARE, 0)} of the other policy's choices are shown in fewer than {RARE_ROWS} rows, or numbers are missing; WARN when the rewarded rows say no more than {FEW_REWARDS:.0f} of equal weight would",
         meaning="An estimate from such a log is decided by a few rows, or is about other choices than those logged; its interval does not show it." if found.refused else "",
         causes=("the logged policy hardly ever shows what the other one prefers", "propensities were clipped, rounded or logged for another place or model") if found.refused else (),
         remedies=(Remedy(code="explore", text="Show a share of random items, and log the probability with which each item was shown."),

@@ -20,6 +20,8 @@ UNIFORM = "uniform"
 PRIOR_ROWS = 20.0
 """Rows of the overall rate that are added to every item, so that one lucky row does not make a favourite."""
 FOLDS = 5
+RARE_ROWS = 20
+"""What the log shows in fewer rows it hardly shows: with clicks of a few percent, hardly any of them earned anything."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,6 +38,7 @@ class LoggedChoices:
         of: What a cluster is called: "users" or "rows".
         name: Of the target policy.
         model: How the model was had, in words; empty without one.
+        rare: Share of the target policy's choices that the log shows in fewer than 20 rows (at their position); None where its choices are not told.
     """
 
     reward: Floats
@@ -47,6 +50,7 @@ class LoggedChoices:
     of: str = "rows"
     name: str = "the target policy"
     model: str = ""
+    rare: float | None = None
 
     @property
     def batch(self) -> Batch:
@@ -185,7 +189,22 @@ def read_log(data: Any, columns: LogColumns, *, policy: PolicyTable | str = "") 
     if not given:
         predicted, expected = item_rates(common["reward"], place, np.array(positions, object), table, np.asarray(bucket(cluster, FOLDS)))
         common |= {"predicted": predicted, "expected": expected, "model": f"smoothed rates of items{' at positions' if columns.position else ''}, fitted on other {common['of']}"}
-    return LoggedChoices(**common, target=target, name=table.name)
+    return LoggedChoices(**common, target=target, name=table.name, rare=rarely_shown(place, np.array(positions, object), table))
+
+
+def rarely_shown(place: NDArray[np.int64], positions: NDArray[Any], table: PolicyTable) -> float:
+    """Share of a policy's choices that the log shows in fewer than 20 rows, positions as often as the log has them.
+
+    Args:
+        place: Entry of the policy of each row, -1 for none.
+        positions: Position of each row, as text.
+        table: The policy.
+    """
+    rows = np.bincount(place[place >= 0], minlength=len(table.probability))
+    names, counts = np.unique(positions.astype(str), return_counts=True)
+    share = dict(zip(names.tolist(), (counts / max(1, len(positions))).tolist(), strict=True))
+    weight = np.array([share.get(name, 0.0) for name in table.positions]) * table.probability
+    return float(weight[rows < RARE_ROWS].sum())
 
 
 def uniform(items: Sequence[str], positions: Sequence[str]) -> PolicyTable:
