@@ -177,3 +177,18 @@ def cause_of(finding):
 
 def test_rules_of_causes_know_the_unit():
     assert cause_rules.NEW_IDS == NEW
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("shares", "verdict"), [((0.02, 0.02, 0.02, 0.2, 0.2), "PASS"), ((0.03, 0.03, 0.03, 0.03, 0.13), "WARN")])
+def test_a_field_that_moves_a_little_anyhow_is_quiet(seed, shares, verdict):
+    found = diagnose(Drift(), SCHEMA, *log(seed, (1,) * 5, shares))
+    assert verdicts(found).get("city", Verdict.PASS) == verdict
+    assert ("city changed no more than from one block of training rows to the next" in of(found, "").claim) == (verdict == "PASS")
+
+
+def test_a_field_that_moves_as_much_anyhow_is_no_sign_of_a_default():
+    usual = of(diagnose(Drift(), SCHEMA, *log(0, (1, 4, 1, 1, 4))), "seconds")
+    broke = of(diagnose(Drift(), SCHEMA, *log(0, (1, 1, 1, 1, 4))), "seconds")
+    assert causes_of([usual]) == ()
+    assert cause_of(broke) == "default_value"

@@ -58,8 +58,8 @@ MANY = 1000
 
 _KINDS = (Kind.CATEGORICAL, Kind.NUMERIC, Kind.MULTI_VALUED, Kind.SEQUENCE)
 _THRESHOLD = ("FAIL when PSI is surely above 0.25 and above what chance gives, WARN above 0.10 and above chance (99.9% of samples without "
-              "drift), each unlikely among all checks of the run (q < 0.05); fields that follow the clock and fields that moved no less from one block of training rows to the "
-              "next WARN at most. Ids and fields of many values WARN by PSI only when they moved more than that; FAIL when one old id surely gained "
+              "drift), each unlikely among all checks of the run (q < 0.05); fields that moved no less from one block of training rows to the next WARN where the size alone would be "
+              "a FAIL, else PASS; fields that follow the clock WARN at most. Ids and fields of many values never FAIL by PSI; they FAIL when one old id surely gained "
               f"{GAINED_FAIL:.0%} of all rows, WARN from {GAINED_WARN:.0%}, and WARN when new ids are surely {MORE_NEW:.0%} of the rows more than usual")
 
 
@@ -85,7 +85,7 @@ class _Drift:
         return verdict_above(self.psi, fail=max(FAIL, 2 * self.chance)) is Verdict.FAIL and not self.note
 
     def verdict(self, limit: float) -> Verdict:
-        """What moved no less among the training rows never fails, and is quiet where ids are concerned."""
+        """What moved no less among the training rows is quiet, and WARNs where its size alone would be a FAIL."""
         if self.ids is not None:
             return worst((self.ids.of_gain, self.ids.of_new, self._by_index(limit)))
         return self._by_index(limit)
@@ -93,9 +93,14 @@ class _Drift:
     def _by_index(self, limit: float) -> Verdict:
         if self.check.counted > limit:
             return Verdict.PASS
-        if self.ids is not None:
-            return Verdict.WARN if self.moved is None or self.moved.beyond else Verdict.PASS
-        return Verdict.FAIL if self.gross and (self.moved is None or self.moved.beyond) else Verdict.WARN
+        if self.moved is not None and not self.moved.beyond:
+            return Verdict.WARN if self.gross or self.follows_the_clock else Verdict.PASS
+        return Verdict.FAIL if self.gross else Verdict.WARN
+
+    @property
+    def follows_the_clock(self) -> bool:
+        """Whether it is another value in every block by construction."""
+        return bool(self.note) and self.ids is None
 
 
 class Drift(NullCalibrated):
@@ -122,7 +127,7 @@ class Drift(NullCalibrated):
         return Needs.of(both=[*(_stat(field, scope) for field in fields), *clocks(scope)])
 
     def further(self, target: Tally, reference: Tally, scope: Scope) -> Needs:
-        """Fields that would fail, and ids that would alarm, in each block of the training rows."""
+        """Fields that would alarm, in each block of the training rows."""
         blocks = blocks_of_training(target, reference, scope)
         asked = [field for field in examined_fields(scope, *_KINDS, reference=True) if _is_asked_again(field, target, reference, scope)] if blocks else []
         return Needs(reference=tuple((block, _stat(field, scope)) for field in asked for block in blocks))
@@ -149,9 +154,16 @@ class Drift(NullCalibrated):
                           claim=f"{plural(len(more), 'more field')} changed: {names([d.field.name for d in more])}.", sources=self.sources)
         rest = drifts[len(bad):]
         if rest:
-            yield Finding(code=self.code, verdict=Verdict.PASS, estimate=rest[0].psi, evidence=(table,), threshold=_THRESHOLD,
-                          claim=f"{plural(len(rest), 'field')} look the same in the held-out and the training rows: the largest change, "
-                                f"of {rest[0].field.name}, is a PSI of {number(rest[0].psi.value, 3)}.", sources=self.sources,
+            same = [drift for drift in rest if drift.check.counted > scope.p_limit]
+            usual = [drift for drift in rest if drift.check.counted <= scope.p_limit]
+            told = []
+            if same:
+                told.append(f"{plural(len(same), 'field')} look{'s' if len(same) == 1 else ''} the same in the held-out and the training rows: the largest change, of "
+                            f"{same[0].field.name}, is a PSI of {number(same[0].psi.value, 3)}.")
+            if usual:
+                told.append(f"{names([drift.field.name for drift in usual])} changed no more than from one block of training rows to the next (PSI "
+                            f"{number(usual[0].psi.value, 3)}{' at most' if usual[1:] else ''}).")
+            yield Finding(code=self.code, verdict=Verdict.PASS, estimate=(same or usual)[0].psi, evidence=(table,), threshold=_THRESHOLD, claim=" ".join(told), sources=self.sources,
                           meaning="Each field alone is as it was; that fields go together in another way than before is not looked at.")
 
 
@@ -189,12 +201,11 @@ def _drifts(target: Tally, reference: Tally, scope: Scope) -> list[_Drift]:
 
 
 def _is_asked_again(field: Field, target: Tally, reference: Tally, scope: Scope) -> bool:
-    """Whether the size of the change alone would be a FAIL, of ids a WARN; the interval, which takes long, only where the number itself is as large."""
+    """Whether the size of the change alone would be an alarm; what takes long is computed only where the number itself is as large."""
     now, before = target.get_summary(_stat(field, scope)), reference.get_summary(_stat(field, scope))
     try:
-        if _is_of_ids(field, before, scope):
-            return _comparison(field)(now, before).shares.psi > WARN or drift_of_ids(now, before).worth_asking
-        return _comparison(field)(now, before).shares.psi > FAIL and _measure(field, now, before, scope).gross
+        shares = _comparison(field)(now, before)
+        return (shares.shares.psi > WARN and shares.shares.psi > shares.psi_under_no_drift()) or (_is_of_ids(field, before, scope) and drift_of_ids(now, before).worth_asking)
     except Unavailable:
         return False
 
