@@ -102,6 +102,19 @@ def test_the_overview_says_what_changed_since_the_last_healthy_run_of_the_same_d
     assert "Beside the last run" not in browser(runs).get("/").text
 
 
+def test_the_twin_of_two_runs_beside_each_other_has_their_curves_and_what_only_one_finds(runs):
+    web = browser(runs)
+    page = web.get("/compare?run=old-healthy&run=new-faulty").text
+    twin = re.search(r'href="(/compare.json[^"]*)"', page)[1].replace("&amp;", "&")
+    found = web.get(twin).json()
+    assert [run["name"] for run in found["runs"]] == ["old-healthy", "new-faulty"]
+    bad = {(f.code, str(f.place) if f.place.name else "") for f in kuairand_like_report().with_verdict(Verdict.FAIL, Verdict.WARN)}
+    assert {tuple(one) for one in found["change"]["worse"]} == bad
+    assert {line["name"] for line in found["evidence"][0]["lines"]} == {"old-healthy", "new-faulty"}
+    assert web.get("/compare.json?run=old-healthy").status_code == 422
+    assert web.get("/compare.json?run=old-healthy&run=nobody").status_code == 404
+
+
 def test_a_training_is_shown_before_anybody_examined_it(runs):
     web = browser(runs)
     assert "recspect diagnose" in web.get("/runs/unexamined").text

@@ -24,7 +24,7 @@ from recspect.diagnosis.evidence import Bars, HeatMap, RankedTable
 from recspect.diagnosis.finding import Report, plain
 from recspect.errors import RunError, UsageError
 from recspect.examining.importance import importance
-from recspect.examining.looking_closer import NEURON_ROWS
+from recspect.examining.looking_closer import NEURON_ROWS, score_distributions
 from recspect.examining.runs import subject_of
 from recspect.features import FeatureTransform
 from recspect.models import ModelConfig, build
@@ -199,6 +199,13 @@ def test_damaged_weights_are_named(run, tmp_path):
     assert "is damaged" in text
 
 
+def test_who_lacks_the_library_of_weights_is_told_which_extra_has_it(web, run, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    assert "recspect[train]" in look(web, run, "training", "states")["problem"]
+
+
 # ---------------------------------------------------------------------- neurons, pairs, slices
 
 
@@ -235,6 +242,14 @@ def test_the_calibration_of_every_slice_is_that_of_its_rows(run, rows):
         assert observed == pytest.approx(labels[inside].mean(), rel=1e-3)
         assert ratio == pytest.approx(scores[inside].sum() / labels[inside].sum(), rel=1e-3)
         assert low < ratio < high
+
+
+def test_scores_of_positives_and_negatives_are_binned_as_they_are():
+    (pair,) = score_distributions(np.array([0.0, 0.04, 0.5, 1.0, 0.93]), np.array([0, 0, 1, 1, 1]))
+    assert pair.reference == (1.0, *[0.0] * 19)
+    assert [k for k, share in enumerate(pair.target) if share] == [10, 18, 19]
+    assert sum(pair.target) == pytest.approx(1, abs=1e-3)
+    assert score_distributions(np.array([0.5]), np.array([1])) == ()
 
 
 def test_a_place_is_found_whichever_way_round_and_what_was_not_kept_is_said(web, run):

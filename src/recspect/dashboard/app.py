@@ -26,7 +26,7 @@ from recspect.dashboard.pages import LONGEST_NAME, Pages, entry_of, own_file, ow
 from recspect.dashboard.shelf import Entry, stamp
 from recspect.dashboard.texts import LANGUAGES
 from recspect.dashboard.views import Views, part, stages
-from recspect.diagnosis.finding import Report
+from recspect.diagnosis.finding import Report, plain
 from recspect.errors import RecspectError, UsageError
 from recspect.report.content import Drawings
 from recspect.report.wording import clean
@@ -155,6 +155,12 @@ def _overview(app: FastAPI, views: Views, pages: Pages) -> None:
     @app.get("/effects.json")
     def effects_json() -> dict[str, Any]:
         return {"effects": [asdict(one) for one in views.effects.all(views.shelf.entries())]}
+
+    @app.get("/compare.json")
+    def compare_json(run: Annotated[list[str], Query(min_length=2, max_length=2)]) -> dict[str, Any]:
+        entries = [entry_of(views, name) for name in run]
+        curves, change = views.compared(entries)
+        return {"runs": [entry.to_mapping() for entry in entries], "change": None if change is None else asdict(change), "evidence": [plain(piece) for piece in curves]}
 
     @app.get("/compare")
     def compare(request: Request, run: Annotated[list[str], Query(max_length=2)] = []) -> Response:  # noqa: B006 - never changed

@@ -14,7 +14,7 @@ from recspect.dashboard.kept import Kept
 from recspect.dashboard.shelf import Entry, stamp
 from recspect.diagnosis.closer import FILE, Closer, read_closer
 from recspect.diagnosis.evidence import Evidence
-from recspect.errors import RecspectError
+from recspect.errors import MissingExtraError, RecspectError
 from recspect.report.wording import clean, short
 
 KEPT = 8
@@ -105,6 +105,9 @@ class Looks:
             return found, found.show(entry, asked, self.smallest)
         except RecspectError as error:
             return found, Shown(problem=" ".join(filter(None, (error.message, error.hint))))
+        except ImportError as error:
+            missing = MissingExtraError(error.name or "torch", extra="train", purpose="This look at a run's weights")
+            return found, Shown(problem=f"{missing.message} {missing.hint}")
 
     def pieces(self, entry: Entry) -> tuple[Closer, ...]:
         """What was kept of a run to be looked at closer, without small groups; nothing where nothing was kept.

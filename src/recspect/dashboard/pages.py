@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -112,6 +113,9 @@ def twin_of(request: Request) -> str:
     if path.endswith("/explain"):
         asked = {key: value for key in ("user", "item", "over") if (value := request.query_params.get(key, "").strip())}
         return f"{path}.json?{urlencode(asked)}" if "user" in asked else ""
+    if path == "/compare":
+        pair = [name for name in request.query_params.getlist("run") if name]
+        return f"/compare.json?{urlencode({'run': pair}, doseq=True)}" if len(pair) == 2 else ""
     if path == "/effects":
         return "/effects.json"
     return "/index.json" if path in ("", "/rows") else f"{path}.json" if path.startswith("/runs/") else ""
@@ -156,10 +160,11 @@ def own_file(name: str) -> tuple[str, str, str] | None:
 def warm_up() -> None:
     """Do once what the first visitor would wait seconds for: make the drawing library, import what reads trainings."""
     import recspect.examining.watched_steps
-    import recspect.training.run  # it brings torch
 
     own_file("vega.js")
     recspect.examining.watched_steps.all_diagnostics()
+    with suppress(ImportError):  # who has no torch looks at no weights
+        import recspect.training.run
 
 
 def _file(name: str) -> str:

@@ -208,13 +208,22 @@ class Views:
         return figures_of(shown, drawings) | {"steps": steps, "step": step}
 
     def compare(self, entries: Sequence[Entry], drawings: Drawings) -> dict[str, Any]:
-        """Two entries: what each finds and the other does not, and their curves over each other."""
+        """Two entries beside each other."""
+        curves, change = self.compared(entries)
+        return figures_of(curves, drawings) | {"pair": list(entries), "change": change}
+
+    def compared(self, entries: Sequence[Entry]) -> tuple[list[Evidence], Change | None]:
+        """The curves of two entries over each other, and what each finds and the other does not; None where one was not examined.
+
+        Raises:
+            RunError: A file is damaged.
+        """
         from recspect.diagnosis.observing.live_rows import read_live
 
         curves = [(entry.name, read_live(entry.folder)) for entry in entries if entry.folder is not None and entry.kind in ("run", "observed")]
         reports = [self.report(entry) for entry in entries]
         change = None if None in reports else difference(reports[0], reports[1], since=entries[0].name)  # type: ignore[arg-type]
-        return figures_of(compared([(name, rows) for name, rows in curves if rows.num_rows]), drawings) | {"pair": list(entries), "change": change}
+        return compared([(name, rows) for name, rows in curves if rows.num_rows]), change
 
     # ------------------------------------------------------------------ parts
 

@@ -12,7 +12,7 @@ from recspect.diagnosis.closer import Closer
 from recspect.diagnosis.diagnostics.policy import examined_fields, is_identity, percent
 from recspect.diagnosis.diagnostics.predictions.slice_candidates import LEAST_ROWS, first_slices
 from recspect.diagnosis.diagnostics.predictions.slices import Judged, Part, judge_parts
-from recspect.diagnosis.evidence import Bars, Evidence, HeatMap, RankedTable
+from recspect.diagnosis.evidence import Bars, DistributionPair, Evidence, HeatMap, RankedTable
 from recspect.diagnosis.runners.local import tally
 from recspect.diagnosis.slice import ALL
 from recspect.diagnosis.source import read
@@ -34,6 +34,9 @@ MOST_FIELDS = 40
 """Fields whose neurons are kept, those relied on most."""
 MOST_SLICES, MOST_SINGLES = 40, 150
 """Slices of one field or pair of fields, and of all single fields together, largest first."""
+
+SCORE_BINS = 20
+"""Of equal width, over all scores from 0 to 1."""
 
 Say = Callable[[str], None]
 
@@ -163,11 +166,33 @@ def of_slices(subject: TorchSubject, held_out: Batch, schema: Schema, *, seed: i
     judged = judge_parts([part for _, part in parts], [[whole] for _ in parts], whole)
     pairs = sorted(zip((fields for fields, _ in parts), judged, strict=True), key=lambda pair: (pair[0], -pair[1].rows))
     singles = sorted((one for fields, one in pairs if len(fields) == 1), key=lambda one: -one.rows)[:MOST_SINGLES]
-    found = [Closer(stage="predictions", kinds=("field", "field"), least=LEAST_ROWS, evidence=(_slice_table("How good is the model on each slice?", singles),))]
+    found = [Closer(stage="predictions", kinds=("field", "field"), least=LEAST_ROWS,
+                    evidence=(*score_distributions(sample.numbers("@score"), sample.numbers("@label")), _slice_table("How good is the model on each slice?", singles)))]
     for fields, group in groupby(pairs, key=lambda pair: pair[0]):
         slices = [one for _, one in group][:MOST_SLICES]
         found.append(Closer(stage="predictions", row=fields[0], column=fields[1] if len(fields) > 1 else "", kinds=("field", "field"), least=LEAST_ROWS, evidence=_slice_evidence(fields, slices, sample.rows)))
     return found
+
+
+def score_distributions(scores: np.ndarray, labels: np.ndarray) -> tuple[DistributionPair, ...]:
+    """How the scores of rows with and without the outcome are distributed; nothing where either is missing.
+
+    Args:
+        scores: Probabilities, shape (rows,).
+        labels: 0 or 1, shape (rows,).
+    """
+    positive, negative = scores[labels == 1], scores[labels == 0]
+    if not len(positive) or not len(negative):
+        return ()
+    edges = np.linspace(0, 1, SCORE_BINS + 1)
+
+    def shares(part: np.ndarray) -> tuple[float, ...]:
+        counts = np.histogram(np.clip(part, 0, 1), edges)[0]
+        return _line((counts / counts.sum()).tolist())
+
+    return (DistributionPair(title="How are the scores of positives and of negatives distributed?", x_title="score", bins=tuple(f"{edge:.2f}" for edge in edges[:-1]), target=shares(positive),
+                             reference=shares(negative), target_name="positives", reference_name="negatives", stage="predictions",
+                             caption=f"{len(positive):,} positives and {len(negative):,} negatives held out; mean scores {positive.mean():.3g} and {negative.mean():.3g}"),)
 
 
 def _slice_evidence(fields: Sequence[str], slices: Sequence[Judged], rows: int) -> tuple[Evidence, ...]:
@@ -201,4 +226,4 @@ def _grid(values: np.ndarray) -> tuple[tuple[float, ...], ...]:
     return tuple(_line(row) for row in values)
 
 
-__all__ = ["look_closer", "of_neurons", "of_pairs", "of_slices"]
+__all__ = ["look_closer", "of_neurons", "of_pairs", "of_slices", "score_distributions"]
