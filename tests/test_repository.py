@@ -94,6 +94,7 @@ COMMANDS = {
                         "--user", "--users", "--users-per-day", "--winsorise"},
     "explain": {"RECOMMENDER", "--against", "--below", "--context", "--format", "--item", "--k", "--lang", "--names", "--over", "--unknown", "--user"},
     "loop": {"--epsilon", "--items", "--out", "--rounds", "--seed", "--users", "--visits"},
+    "metrics alternatives": {"FILE", "--experiments", "--format", "--users"},
     "metrics decide": {"FILE", "--adopt", "--experiments", "--folder", "--format", "--north-star-only", "--reject", "--scene", "--why"},
     "metrics fit": {"FILE", "--adopt-by-rule", "--draws", "--experiments", "--folder", "--recent", "--scene"},
     "metrics measure": {"FILE", "--assignments", "--events", "--out", "--pseudonym-key"},

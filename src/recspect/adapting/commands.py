@@ -172,6 +172,21 @@ def watch(file: FileArgument, experiments: TableOption, folder: FolderOption = P
     raise typer.Exit(1 if found.alarms else 0)
 
 
+@metrics_app.command()
+def alternatives(file: FileArgument, experiments: TableOption, users: Annotated[Path | None, typer.Option(help="table with a row per user and a column per metric, for a surrogate index of a scene without experiments")] = None,
+                 output: Annotated[Format, typer.Option("--format", help="text for people, json for programs")] = Format.TEXT) -> None:
+    """Show the learnt metric beside largest z, learnt log-p and the front of sensitivity against alignment; and scenes, pooled and each on its own."""
+    from recspect.adapting.fitting import to_fit_on
+    from recspect.adapting.ways import told, ways
+
+    declared, corpus = _read(file, experiments)
+    found = ways(to_fit_on(corpus, declared), declared, users=users)
+    if output is Format.JSON:
+        typer.echo(json.dumps(found.to_mapping(declared.names), indent=1, allow_nan=False))
+        return
+    _say(told(found))
+
+
 def _read(file: Path, experiments: Path) -> tuple[MetricFile, Corpus]:
     from recspect.adapting.metric_file import MetricFile
     from recspect.experimenting.tables import read_experiments
