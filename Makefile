@@ -11,7 +11,7 @@ ARGS   ?=
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-frameworks test-spark lint bench exam clean
+.PHONY: help demo test test-slow test-frameworks test-spark test-engines lint bench exam clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 24
@@ -27,6 +27,9 @@ test-slow: $(VENV)/.test  ## simulations, whole runs on four public data sets, e
 
 test-spark: $(VENV)/.test .venvs/pyspark/.ready  ## the same tally from PySpark as from everything else; needs Java
 	@PYTHONPATH=.venvs/pyspark $(PY) -m pytest -q tests/test_same_tally.py -k pyspark
+
+test-engines: $(VENV)/.test .venvs/pyspark/.ready .venvs/ray/.ready  ## the same totals from torchrun, a Ray cluster of two nodes and Spark; Spark needs Java
+	@PYTHONPATH=.venvs/pyspark:.venvs/ray $(PY) -m pytest -q tests/test_runners_engines.py
 
 # Frameworks whose dependencies cannot share one environment: each has its own under .venvs, with recspect in it.
 FRAMEWORKS := torch-rechub recbole fuxictr keras-tensorflow
@@ -74,12 +77,17 @@ $(VENV)/.train: pyproject.toml constraints.txt | $(PY)
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(PY)
 	@echo "Installing recspect with PyTorch and the test tools into $(VENV); the first time takes a few minutes."
-	@$(call install,train$(comma)test$(comma)lint$(comma)tensorboard$(comma)wandb$(comma)mlflow$(comma)postgres$(comma)serve$(comma)broker$(comma)index$(comma)onnx)
+	@$(call install,train$(comma)test$(comma)lint$(comma)tensorboard$(comma)wandb$(comma)mlflow$(comma)postgres$(comma)serve$(comma)broker$(comma)index$(comma)onnx$(comma)processes$(comma)storage$(comma)delta$(comma)iceberg$(comma)warehouse$(comma)tune)
 	@$(visdom) || echo "Visdom could not be built here: the tests that need its server are skipped."
 	@touch $@ $(VENV)/.train
 
 .venvs/pyspark/.ready: | $(PY)
 	@$(PY) -m pip install --disable-pip-version-check --quiet --progress-bar off --target .venvs/pyspark pyspark==4.3.0
+	@touch $@
+
+# What else Ray needs is in the environment already.
+.venvs/ray/.ready: | $(PY)
+	@$(PY) -m pip install --disable-pip-version-check --quiet --progress-bar off --no-deps --target .venvs/ray ray==2.60.0 msgpack==1.2.4
 	@touch $@
 
 # Its pandas is older than ours, so it is only on the path of the process that the bench measures it in.

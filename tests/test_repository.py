@@ -80,7 +80,7 @@ COMMANDS = {
     "diagnose": {"RUN", "--eval", "--format", "--keep", "--memory-gib", "--out", "--reference", "--runner", "--schema", "--slice", "--subject", "--train"},
     "doctor": {"RUN", "--eval", "--schema", "--subject"},
     "events consume": {"--create", "--from", "--group", "--pseudonym-key", "--queue", "--store", "--stream", "--subject", "--topic", "--until-idle"},
-    "events forget": {"USER", "--pseudonym-key", "--store"},
+    "events forget": {"USER", "--pseudonym-key", "--recent", "--store"},
     "events import": {"FILES", "--kind", "--map", "--pseudonym-key", "--store", "--time-unit", "--time-zone"},
     "events labels": {"--kinds", "--out", "--pseudonym-key", "--store", "--window-hours"},
     "events serve": {"--host", "--port", "--pseudonym-key", "--store", "--token-file"},
@@ -108,7 +108,8 @@ COMMANDS = {
     "schema init": {"DATA", "--out"},
     "send": {"RUN", "--to"},
     "serve": {"FOLDER", "--backend", "--host", "--interleave", "--models", "--percent", "--port", "--recent", "--requests-per-second", "--second", "--shadow", "--store", "--token-file"},
-    "train": {"DATA", "--buffer-mebibytes", "--dataset", "--epochs", "--label", "--model", "--resume", "--run-dir", "--runs", "--schema", "--seed", "--split", "--to"},
+    "train": {"DATA", "--buffer-mebibytes", "--dataset", "--epochs", "--label", "--model", "--resume", "--run-dir", "--runs", "--schema", "--seed", "--settings", "--split", "--to"},
+    "tune": {"DATA", "--dataset", "--epochs", "--format", "--label", "--minutes", "--model", "--objective", "--out", "--resume", "--schema", "--seed", "--trials"},
 }
 
 

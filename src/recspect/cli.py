@@ -32,6 +32,7 @@ from recspect.printing import Format, FormatOption, OutOption, show
 from recspect.recommending import commands as recommending
 from recspect.schema import Schema
 from recspect.serving import commands as serving
+from recspect.tuning import commands as tuning
 
 if TYPE_CHECKING:
     from recspect.diagnosis.finding import Finding, Report
@@ -82,8 +83,9 @@ def train(data: Annotated[Path | None, typer.Argument(help="table: Parquet, CSV,
           schema: Annotated[Path | None, typer.Option(help="schema file (TOML, YAML or JSON)")] = None,
           dataset: Annotated[str, typer.Option(help="a data set by name instead of a table; see `recspect datasets`")] = "",
           label: Annotated[str | None, typer.Option(help="which label to train; default the schema's first; several with commas (mmoe, ple)")] = None,
-          model: Annotated[str, typer.Option(help=f"one of: {listing(MODELS)}")] = "deepfm",
-          epochs: Annotated[int, typer.Option(help="passes over the training rows at most")] = 10,
+          model: Annotated[str, typer.Option(help=f"one of: {listing(MODELS)}; by default deepfm, or that of --settings")] = "",
+          epochs: Annotated[int | None, typer.Option(help="passes over the training rows at most; by default 10, or as --settings says")] = None,
+          settings: Annotated[Path | None, typer.Option(help="file of settings, such as `recspect tune` writes")] = None,
           seed: Annotated[int, typer.Option(help="of weights, order of rows and random splits")] = 0,
           runs: Annotated[Path, typer.Option(help="folder of run directories")] = Path("runs"),
           run_dir: Annotated[Path | None, typer.Option(help="this run's own folder")] = None,
@@ -95,7 +97,7 @@ def train(data: Annotated[Path | None, typer.Argument(help="table: Parquet, CSV,
     if resume is not None:
         folder = _resume(resume, sinks)
     else:
-        folder = _train(runs=runs, dataset=dataset, data=data, schema_file=schema, label=label, model=model, epochs=epochs, seed=seed,
+        folder = _train(runs=runs, dataset=dataset, data=data, schema_file=schema, label=label, model=model, epochs=epochs, seed=seed, settings=settings,
                         buffer_bytes=buffer_mebibytes * 2**20, split=split, run_dir=run_dir, sinks=sinks)
     if not _first_process():
         return
@@ -248,6 +250,7 @@ serving.mount(app, _err)
 comparing.mount(app, _err)
 optimising.mount(app, _err)
 compressing.mount(app, _err)
+tuning.mount(app, _err)
 dashboard.mount(app, _err)
 looping.mount(app, _err)
 recommending.mount(app, _err, lambda reference: import_module("recspect.examining.runs").open_data(reference))
@@ -262,8 +265,8 @@ def main() -> NoReturn:
 # ---------------------------------------------------------------------- details
 
 
-def _train(*, runs: Path, dataset: str, data: Path | None, schema_file: Path | None, label: str | None, model: str, epochs: int,
-           seed: int, run_dir: Path | None, buffer_bytes: int = 0, split: Any = "auto", sinks: tuple[Any, ...] = ()) -> Path:
+def _train(*, runs: Path, dataset: str, data: Path | None, schema_file: Path | None, label: str | None, model: str, epochs: int | None,
+           seed: int, run_dir: Path | None, settings: Path | None = None, buffer_bytes: int = 0, split: Any = "auto", sinks: tuple[Any, ...] = ()) -> Path:
     from recspect.diagnosis.source import read
     from recspect.drafting import validate
     from recspect.errors import MissingExtraError
@@ -289,18 +292,16 @@ def _train(*, runs: Path, dataset: str, data: Path | None, schema_file: Path | N
         schema = schema.with_label(one)
     validate(schema, source, need=("label",))
     try:
-        from recspect.training.config import TrainingConfig
         from recspect.training.loop import train as run_training
+        from recspect.training.settings_file import of_command
     except ImportError as error:
         if (error.name or "").startswith("recspect"):
             raise  # a fault of ours, no missing extra
         raise MissingExtraError(error.name or "torch", extra="train", purpose="Training") from None
-    from recspect.models import ModelConfig
     from recspect.training.run import new_folder
 
     folder = run_dir or new_folder(runs, dataset or (data.stem if data else "run"))
-    config = TrainingConfig(model=ModelConfig(name=model), labels=tuple(labels) if len(labels) > 1 else (), maximum_epochs=epochs, seed=seed,
-                            buffer_bytes=buffer_bytes, split=split)
+    config = of_command(settings, model=model, epochs=epochs, labels=tuple(labels) if len(labels) > 1 else (), seed=seed, buffer_bytes=buffer_bytes, split=split)
     with _progress() as tell:
         run = run_training(source, schema, config, folder, reference=reference, command=_command(), progress=tell, sinks=sinks, on_finding=_warn)
     for figures in run.epochs if _first_process() else ():

@@ -42,7 +42,7 @@ class Recipe:
     def name(self) -> str:
         """Such as "10 fields less, 50% of rows, rank 4, int8"."""
         tables, dense = self.storage.tables, self.storage.dense
-        parts = [f"{self.fields_dropped} fields less" if self.fields_dropped else "", f"{self.rows_kept:.0%} of rows" if self.rows_kept < 1 else "",
+        parts = [f"{self.fields_dropped} field{'s' if self.fields_dropped > 1 else ''} less" if self.fields_dropped else "", f"{self.rows_kept:.0%} of rows" if self.rows_kept < 1 else "",
                  f"rank {self.storage.rank}" if self.storage.rank else "",
                  "" if tables == dense == "float32" else tables if tables == dense else f"tables {tables}" if dense == "float32" else f"tables {tables}, layers {dense}"]
         return ", ".join(part for part in parts if part) or "as it is"
