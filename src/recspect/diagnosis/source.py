@@ -75,7 +75,8 @@ def read(data: Any, *, name: str = "", sql: str | None = None, engine: str = "au
 
     Args:
         data: A path to Parquet, CSV, TSV, Feather or Arrow IPC (a file, a folder, a pattern such as `logs/*.parquet`, or
-            a list of files); a frame (pandas, Polars, PyArrow, DuckDB relation, PySpark and what else narwhals takes);
+            a list of files); the address of Parquet files on object storage (`s3://bucket/logs`, whatever fsspec knows); a Delta table (its folder, or an
+            object of deltalake's); an Iceberg table (an object of PyIceberg's, or its metadata file); a frame (pandas, Polars, PyArrow, DuckDB relation, PySpark, Ibis and what else narwhals takes);
             a DuckDB connection (with `sql`); a mapping of columns (NumPy arrays, torch tensors, lists); a re-iterable
             object of such mappings, such as a torch DataLoader; a source.
         name: What to call it; by default the file's name or the kind of object.
@@ -94,7 +95,14 @@ def read(data: Any, *, name: str = "", sql: str | None = None, engine: str = "au
         >>> [batch.rows for batch in source.batches(["click"], rows=2)]
         [2, 1]
     """
-    from recspect.diagnosis import source_files, source_frames, source_query, source_values
+    from recspect.diagnosis import (
+        source_dataset,
+        source_files,
+        source_frames,
+        source_iceberg,
+        source_query,
+        source_values,
+    )
 
     if engine not in ENGINES:
         raise UsageError(f"engine is {engine!r}", hint=f"engines: {listing(ENGINES)}")
@@ -111,6 +119,12 @@ def read(data: Any, *, name: str = "", sql: str | None = None, engine: str = "au
         return source_query.query(sql, over=source, name=name or f"query over {source.name}")
     if isinstance(data, Source):
         return data
+    if source_iceberg.is_iceberg(data):
+        return source_iceberg.iceberg_table(data, name=name)
+    if source_dataset.is_delta(data):
+        return source_dataset.delta_table(data, name=name)
+    if source_dataset.is_url(data):
+        return source_dataset.remote_files(data, name=name)
     if isinstance(data, (str, os.PathLike)) or _is_list_of_paths(data):
         paths = [data] if isinstance(data, (str, os.PathLike)) else data
         return source_files.files([Path(path) for path in paths], name=name, engine=engine, whole=whole)

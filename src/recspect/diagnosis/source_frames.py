@@ -159,7 +159,7 @@ class LazyEngine(Source):
 
     Args:
         name: What to call it.
-        lazy: The frame; only the columns that are asked for are collected, all rows of them.
+        lazy: The frame; only the columns that are asked for are collected. Ibis gives the rows piece by piece, others all rows at once.
     """
 
     name: str
@@ -174,9 +174,7 @@ class LazyEngine(Source):
     ) -> Iterator[Batch]:
         wanted = require_request(self, columns, rows, together)
         shown = wanted if columns is None else tuple(dict.fromkeys(columns))
-        table = self.lazy.select(*wanted).collect("pyarrow").to_native()
-        return source_arrow.to_batches(iter([table]), shown=shown, rows=rows, together=together,
-                                       count=table.num_rows, name=self.name)
+        return source_arrow.to_batches(self._tables(wanted, rows), shown=shown, rows=rows, together=together, count=None, name=self.name)
 
     def frame(self) -> nw.LazyFrame[Any] | None:
         return self.lazy
@@ -188,3 +186,13 @@ class LazyEngine(Source):
 
     def count(self) -> int | None:
         return int(self.lazy.select(nw.len()).collect("pyarrow").item())
+
+    def _tables(self, wanted: Sequence[str], rows: int) -> Iterator[pa.Table]:
+        chosen = self.lazy.select(*wanted)
+        native = chosen.to_native()
+        if not hasattr(native, "to_pyarrow_batches"):
+            yield chosen.collect("pyarrow").to_native()
+            return
+        with native.to_pyarrow_batches(chunk_size=rows) as reader:
+            for batch in reader:
+                yield pa.Table.from_batches([batch])

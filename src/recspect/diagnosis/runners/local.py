@@ -21,10 +21,11 @@ from recspect.diagnosis.runners.ahead import ahead
 from recspect.diagnosis.slice import ALL, Slice
 from recspect.diagnosis.source import ROWS, Source
 from recspect.diagnosis.source_files import Files
-from recspect.diagnosis.source_frames import InMemory
+from recspect.diagnosis.source_frames import InMemory, LazyEngine
 from recspect.diagnosis.stat import OfSample, Pushable, in_sample, unit_of
 from recspect.diagnosis.summary import add_up
 from recspect.diagnosis.tally import Key, Tally
+from recspect.errors import DataError
 
 HELD = 8
 """Summaries of a total that are added at once: names of categories are then merged once for all of them."""
@@ -49,7 +50,7 @@ def tally(source: Source, keys: Sequence[Key], *, probes: Sequence[Probe] = (), 
         DataError: A column is missing or of the wrong type.
     """
     pending = list(dict.fromkeys(keys))
-    entries = pushed_down(source, pending, rows) if pushdown and not probes else {}
+    entries = pushed_down(source, pending, rows, probes) if pushdown else {}
     for one in passes([key for key in pending if key not in entries], source, probes):
         batches = source.batches(one.reads, rows=rows, together=one.unit)
         observed = (observe(batch, one.probes, one.sample) for batch in batches)
@@ -173,9 +174,17 @@ def _is_one_batch(source: Source, rows: int) -> bool:
     return isinstance(source, InMemory) and source.engine == "auto" and source.table.num_rows <= rows
 
 
-def pushed_down(source: Source, keys: Sequence[Key], rows: int) -> dict[Key, Any]:
-    """What the source's engine can add up, added up by it; nothing of a table in memory that is one batch, nor within a budget of memory, which an engine does not know."""
-    frame = None if _is_one_batch(source, rows) or memory.is_limited() else source.frame()
+def pushed_down(source: Source, keys: Sequence[Key], rows: int, probes: Sequence[Probe] = ()) -> dict[Key, Any]:
+    """What the source's engine can add up, added up by it; nothing of a table in memory that is one batch, nor within a budget of memory, which an engine does not know.
+
+    Where probes are to see the rows, these are read anyway: then only an engine that holds them elsewhere (a warehouse, Spark) adds up what reads no probe's column.
+    """
+    elsewhere = isinstance(source, LazyEngine)
+    if probes and not elsewhere:
+        return {}
+    there = set(source.columns)
+    keys = [key for key in keys if there.issuperset((*key[1].columns, *key[0].columns))] if probes else keys
+    frame = None if _is_one_batch(source, rows) or (memory.is_limited() and not elsewhere) or not keys else source.frame()
     done: dict[Key, Any] = {}
     if frame is None:
         return done
@@ -192,4 +201,10 @@ def pushed_down(source: Source, keys: Sequence[Key], rows: int) -> dict[Key, Any
             continue
         except (duckdb.Error, polars.exceptions.PolarsError):  # a file it cannot read on: reading batches will say where and why
             break
+        except DataError:
+            raise
+        except Exception:
+            if not elsewhere:
+                raise
+            # a warehouse that lacks a function: its rows are read, as for what no engine can add up
     return done

@@ -49,7 +49,7 @@ class Spark(Runner):
         if not isinstance(source, LazyEngine) or source.lazy.implementation.value != "pyspark":
             return self.spread.tally(source, keys, probes=probes, rows=rows, pushdown=pushdown, progress=progress, loss=loss)
         pending = list(dict.fromkeys(keys))
-        entries = pushed_down(source, pending, rows) if pushdown and not probes else {}
+        entries = pushed_down(source, pending, rows, probes) if pushdown else {}
         for one in passes([key for key in pending if key not in entries], source, probes):
             entries.update(self._pass(source, one, rows, progress))
         return Tally({key: entries[key] for key in keys})

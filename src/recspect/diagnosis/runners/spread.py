@@ -60,7 +60,7 @@ class Spread(Runner):
             pieces = source.pieces(most)
             if len(pieces) < 2 and (self.keep is None or isinstance(source, InMemory)):
                 return tally(source, pending, probes=probes, rows=rows, pushdown=pushdown, progress=progress)
-            entries = pushed_down(source, pending, rows) if pushdown and not probes else {}
+            entries = pushed_down(source, pending, rows, probes) if pushdown else {}
             asked = tuple(passes([key for key in pending if key not in entries], source, probes))
             work = Work(source, source.columns, pieces, asked, rows, self.memory)
             total = _Total(self, work, progress)

@@ -55,7 +55,19 @@ class Torchrun(Spread):
             raise RunnerError("the processes do not see the same partitions", hint="give all of them the same files; a folder of kept totals must be one that all see")
 
     def _gathered(self, mine: Sequence[bytes]) -> list[list[bytes]]:
-        """What every rank gives, by rank: as bytes, padded to the longest."""
+        """What every rank gives, by rank.
+
+        Raises:
+            RunnerError: Another rank is gone.
+        """
+        try:
+            return self._all_gathered(mine)
+        except RuntimeError as error:
+            raise RunnerError(f"another process of this torchrun is gone: {str(error).splitlines()[0][:200]}",
+                              hint="torchrun --max-restarts 3 starts them anew; with --keep only what is missing is read") from None
+
+    def _all_gathered(self, mine: Sequence[bytes]) -> list[list[bytes]]:
+        """As bytes, padded to the longest."""
         import torch
         from torch import distributed
 
