@@ -32,7 +32,7 @@ from recspect.optimising.trainings import Trainings
 from recspect.worlds.world import TRUTH
 
 SEED, TYPICAL = 11, 1
-SIZES = {"feed": (500, 150, 100_000, 15_000), "video": (500, 150, 100_000, 15_000), "shop": (500, 100, 160_000, 40_000)}
+SIZES = {"feed": (800, 200, 120_000, 23_000), "video": (1000, 200, 120_000, 20_000), "shop": (500, 200, 160_000, 38_000)}
 """Users, items and rows of each world, and the rows that train: training is what takes time, rows to judge by take little."""
 
 PLANTED = (
@@ -57,6 +57,7 @@ def case_of(program, fault=""):
     made = PROGRAMS[program]
     case = replace(made, world=replace(made.world, users=users, items=items, rows=rows)).case(SEED)
     case = replace(case, train=case.train.take(slice(case.train.rows - train, case.train.rows)))
+    case = case.with_settings(observe_every=10)
     return FAULTS[fault].change(case, TYPICAL) if fault else case
 
 

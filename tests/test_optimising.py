@@ -204,6 +204,19 @@ def test_causes_take_turns_and_what_was_tried_is_left_out():
         list(propose(report, finding="data.drift"))
 
 
+def test_scores_that_are_too_sure_speak_of_memory_before_a_shift():
+    off = finding("predictions.calibration", value=1.5)
+    slope = Finding(code="predictions.calibration_slope", verdict=Verdict.FAIL, claim="too sure", neutral=1.0, estimate=Estimate(value=0.5, low=0.45, high=0.55, unit="slope", n=1000))
+    heart = finding("training.one_epoch", kind="epoch", place="1")
+    assert next(propose(Report(findings=(off, slope, heart)))).code == "stop_earlier"
+    assert next(propose(Report(findings=(off,)))).code == "recalibrate"
+
+
+def test_a_field_without_use_is_a_remedy_of_what_was_learned_by_heart():
+    report = Report(findings=(finding("training.one_epoch", kind="epoch", place="1"), finding("features.spurious", "WARN", kind="field", place="noise")))
+    assert [(one.code, one.place) for one in propose(report)][:2] == [("stop_earlier", ""), ("drop_field", "noise")]
+
+
 def test_numbers_come_from_the_findings(parts):
     report = Report(findings=(finding("data.negative_volume", value=5.0), finding("predictions.calibration")))
     assert next(propose(report)).prepared.changes == {"scores": [{"map": "sampling", "rate": 0.2}]}

@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from commanding import command
 from recspect.diagnosis.batch import Categorical
+from recspect.errors import RunError
 from recspect.optimising.hook import optimise as optimise_yours
 from recspect.optimising.proving import Terms
 from recspect.schema import Field
@@ -138,12 +140,11 @@ def test_a_training_that_recspect_does_not_know(tmp_path):
     assert len(calls) == 6  # all were kept
 
 
-@pytest.mark.parametrize(("arguments", "told"), [
-    (("nowhere",), "no run directory"),
-    (("nowhere", "--seeds", "3"), "no run directory"),
-])
-def test_wrong_use_is_told(tmp_path, arguments, told):
-    done = subprocess.run([sys.executable, "-m", "recspect.cli", "optimise", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 2
-    assert told in done.stderr
-    assert "Traceback" not in done.stderr
+def test_wrong_use_is_told(tmp_path):
+    from recspect.cli import app
+
+    with pytest.raises(RunError, match="no run directory"):
+        command(app, "optimise", tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunError, match=r"no run\.json"):
+        command(app, "optimise", tmp_path / "empty", "--seeds", "3")

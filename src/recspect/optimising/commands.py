@@ -56,6 +56,12 @@ def mount(app: typer.Typer, console: Any) -> None:
         except (KeyboardInterrupt, SystemExit):
             console.print(f"\nStopped. What was trained is kept in {place}; the same command goes on.", markup=False, highlight=False, soft_wrap=True)
             raise
+        if output is Format.TEXT and out is None:
+            for trial in done.trials:
+                told = trial.judgement.reasons if trial.judgement is not None else (trial.trouble,)
+                typer.echo(printable("\n".join([f"{trial.judgement.outcome.upper() if trial.judgement is not None else 'NOT JUDGED'} {trial.proposal.code} {trial.proposal.place}".rstrip(),
+                                                 f"    {trial.proposal.prepared.text}", *(f"  - {reason}" for reason in told)])))
+            typer.echo()
         show(Report.read(done.folder / "findings.json"), output, out)
         chain = ", ".join(trial.proposal.code for trial in done.accepted) or "none"
         ended = "" if done.status == "finished" else " The minutes are used up: the same command goes on."

@@ -35,7 +35,7 @@ def propose(report: Report, facts: Facts | None = None, *, finding: str = "", sk
     alarms = report.with_verdict(Verdict.FAIL, Verdict.WARN)
     if finding and finding not in {alarm.code for alarm in alarms}:
         raise UsageError(f"{finding!r} is no FAIL or WARN of this diagnosis", hint=f"there are {listing(dict.fromkeys(alarm.code for alarm in alarms))}")
-    causes = [cause for cause in report.causes if not finding or finding in {code for code, _ in (*cause.signs, *cause.explains)}]
+    causes = [cause for cause in _by_pattern(report) if not finding or finding in {code for code, _ in (*cause.signs, *cause.explains)}]
     told = {pair for cause in causes for pair in (*cause.signs, *cause.explains)}
     left = [alarm for alarm in alarms if (alarm.code, alarm.place.name) not in told and (not finding or alarm.code == finding)]
     seen = set(skip)
@@ -63,6 +63,16 @@ def _in_turn(groups: Sequence[Sequence[_Row]]) -> list[_Row]:
     return [row for turn in zip_longest(*groups) for row in turn if row is not None]
 
 
+def _by_pattern(report: Report) -> list[Cause]:
+    """The causes in their order, but what was learned by heart before a prior shift where scores are too sure: a prior shift moves all odds alike and leaves their slope at 1."""
+    causes = list(report.causes)
+    places = {cause.code: place for place, cause in enumerate(causes)}
+    too_sure = any(finding.verdict is Verdict.FAIL and finding.estimate is not None and finding.estimate.surely_below(finding.neutral) for finding in report.find("predictions.calibration_slope"))
+    if too_sure and "prior_shift" in places and places.get("memorisation", -1) > places["prior_shift"]:
+        causes.insert(places["prior_shift"], causes.pop(places["memorisation"]))
+    return causes
+
+
 def _of_cause(cause: Cause, report: Report) -> list[_Row]:
     kinds = [kind for kind in REMEDIES if cause.code in kind.causes]
     if not kinds:
@@ -73,6 +83,10 @@ def _of_cause(cause: Cause, report: Report) -> list[_Row]:
     for kind in kinds:
         target = _placed(tuple(pair for pair in signs if pair[0] in kind.codes) or tuple(signs[:1]), report)
         rows.append((kind, _place(kind, cause.place.name), cause.claim, target))
+    for finding in report.with_verdict(Verdict.FAIL, Verdict.WARN):  # a field without use that a wider cause accounts for is a remedy of that cause
+        if finding.code == "features.spurious" and (finding.code, finding.place.name) in cause.explains and cause.code == "memorisation":
+            rows[1:1] = [row for row in _of_finding(finding) if row[0].code == "drop_field"]
+            break
     return rows
 
 
