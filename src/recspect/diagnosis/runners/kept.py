@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import types
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -43,15 +44,17 @@ class Kept:
     def get(self, name: str) -> Tally | None:
         """What was kept under the name; None where there is none, or none that can be read, so that its rows are read again."""
         try:
-            return Tally.read(self.folder / f"{name}{SUFFIX}") if name else None
-        except (OSError, RunError):
+            return Tally.from_bytes(zlib.decompress((self.folder / f"{name}{SUFFIX}").read_bytes())) if name else None
+        except (OSError, zlib.error, RunError):
             return None
 
     def put(self, name: str, content: bytes) -> None:
         """Keep a total; nothing where it has no name, or is kept already (several processes may give the same)."""
-        path = self.folder / f"{name}{SUFFIX}"
-        if name and not (path.is_file() and path.read_bytes() == content):
-            write_bytes(path, content)
+        if not name:
+            return
+        path, packed = self.folder / f"{name}{SUFFIX}", zlib.compress(content, 1)  # most bins of most totals are empty
+        if not (path.is_file() and path.read_bytes() == packed):
+            write_bytes(path, packed)
 
 
 def name_of(one: Pass, rows: int, fingerprints: Sequence[str], share: tuple[int, int] | None = None) -> str:
