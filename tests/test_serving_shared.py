@@ -12,12 +12,15 @@ pytest.importorskip("fastapi", reason="the extra serve is not installed")
 pytest.importorskip("torch", reason="the extra train is not installed")
 
 from fastapi.testclient import TestClient
+from typer.testing import CliRunner
 
 from cut_connections import forwarding
 from event_stores import event as given
 from event_stores import taken
 from message_brokers import ADDRESSES, Post, require
-from recspect.errors import UsageError
+from recspect.cli import app
+from recspect.errors import DataError, UsageError
+from recspect.events.pseudonyms import find_pseudonyms
 from recspect.events.store import open_store
 from recspect.serving.commands import application
 from recspect.serving.recent import Recent
@@ -132,3 +135,29 @@ def test_what_is_no_redis_is_said():
     assert absent.of("ann") == []
     assert "127.0.0.1:1/0 is not reached" in absent.failure
     assert "secret" not in absent.failure
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+def test_who_is_forgotten_is_gone_from_redis_under_the_name_of_the_store(redis, tmp_path, keyed):
+    key = tmp_path / "key"
+    key.write_text("a key of the house, long enough for a hash\n")
+    options = ["--pseudonym-key", str(key)] if keyed else []
+    store = open_store(tmp_path / "events.duckdb", pseudonyms=find_pseudonyms(key if keyed else None))
+    ann, bob = person("ann"), person("bob")
+    store.append([*click(1, ann, 3), *click(2, ann, 4), *click(3, bob, 5)])
+    shared = SharedRecent(ADDRESSES["redis"], Recent(store))
+    shared.refresh()
+    names = {who: store.stored_user(who) for who in (ann, bob)}
+    store.close()
+    assert (names[ann] != ann) == keyed
+    assert [redis.zcard(PREFIX + names[who]) for who in (ann, bob)] == [2, 1]
+    words = ["events", "forget", ann, "--store", str(tmp_path / "events.duckdb"), *options]
+    failed = CliRunner().invoke(app, [*words, "--recent", "redis://127.0.0.1:1"])
+    assert isinstance(failed.exception, DataError)
+    assert "nothing was erased there" in failed.exception.hint
+    assert failed.stdout == "erased 2 events and 0 rejects\n"
+    assert redis.zcard(PREFIX + names[ann]) == 2
+    done = CliRunner().invoke(app, [*words, "--recent", ADDRESSES["redis"]])
+    assert done.stdout == "erased 0 events and 0 rejects\nerased 2 recent events in Redis\n"
+    assert [redis.exists(PREFIX + names[who]) for who in (ann, bob)] == [0, 1]
+    redis.delete(PREFIX + names[bob])

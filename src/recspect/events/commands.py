@@ -59,17 +59,22 @@ def import_command(files: Annotated[list[Path], typer.Argument(help="Parquet, CS
 
 
 @events_app.command()
-def forget(user: Annotated[str, typer.Argument(help="the id as it was sent")], store: StoreOption, pseudonym_key: KeyOption = None) -> None:
+def forget(user: Annotated[str, typer.Argument(help="the id as it was sent")], store: StoreOption, pseudonym_key: KeyOption = None,
+           recent: Annotated[str, typer.Option(help="redis://HOST: also where servers share what users did lately")] = "") -> None:
     """Erase every event and reject of a person."""
     from recspect.events.pseudonyms import find_pseudonyms
     from recspect.events.store import open_store
 
     kept = open_store(store, pseudonyms=find_pseudonyms(pseudonym_key), create=False)
     try:
-        erased = kept.forget(user)
+        erased, name = kept.forget(user), kept.stored_user(user)
     finally:
         kept.close()
     typer.echo(f"erased {erased.events:,} events and {erased.rejects:,} rejects")
+    if recent:
+        from recspect.serving.recent_shared import erase
+
+        typer.echo(f"erased {erase(recent, name):,} recent events in Redis")
 
 
 @events_app.command()

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from recspect.errors import MissingExtraError, RecspectError, UsageError
+from recspect.errors import DataError, MissingExtraError, RecspectError, UsageError
 from recspect.events.brokers import without_password
 from recspect.serving.recent import DAYS, PER_USER, Done, Recent, Row, last_of_each, since
 
@@ -24,6 +24,42 @@ ANSWER_SECONDS = 0.2
 
 AGAIN_SECONDS = 1.0
 """How long Redis is not asked after it failed."""
+
+
+def erase(address: str, name: str) -> int:
+    """Drop what Redis holds of a user; gives how many events that was. Unlike `SharedRecent.forget` it does not let a failure pass.
+
+    Args:
+        address: Such as `redis://127.0.0.1:6379/0`.
+        name: The user's name in the store.
+
+    Raises:
+        UsageError: No address of Redis.
+        DataError: Redis is not reached.
+        MissingExtraError: Redis' library is not installed.
+    """
+    redis, client = _client(address, seconds=5.0)
+    try:
+        with client.pipeline(transaction=True) as pipe:
+            pipe.zcard(PREFIX + name)
+            pipe.delete(PREFIX + name)
+            return int(pipe.execute()[0])
+    except redis.exceptions.RedisError as error:
+        raise DataError(f"Redis at {without_password(address)} is not reached: {str(error)[:200]}", hint="nothing was erased there; try again") from None
+    finally:
+        client.close()
+
+
+def _client(address: str, *, seconds: float) -> tuple[Any, Any]:
+    """Redis' library, and a client of an address."""
+    try:
+        import redis
+    except ImportError as error:
+        raise MissingExtraError(error.name or "redis", extra="broker", purpose="Sharing recent events over Redis") from None
+    try:
+        return redis, redis.Redis.from_url(address, socket_timeout=seconds, socket_connect_timeout=seconds, decode_responses=True)
+    except ValueError as error:
+        raise UsageError(f"this is no address of Redis: {str(error)[:200]}", hint="redis://HOST:6379/0") from None
 
 
 class SharedRecent:
@@ -41,14 +77,7 @@ class SharedRecent:
     """
 
     def __init__(self, address: str, local: Recent | None, *, per_user: int = PER_USER, days: float = DAYS) -> None:
-        try:
-            import redis
-        except ImportError as error:
-            raise MissingExtraError(error.name or "redis", extra="broker", purpose="Sharing recent events over Redis") from None
-        try:
-            self._redis: Any = redis.Redis.from_url(address, socket_timeout=ANSWER_SECONDS, socket_connect_timeout=ANSWER_SECONDS, decode_responses=True)
-        except ValueError as error:
-            raise UsageError(f"this is no address of Redis: {str(error)[:200]}", hint="redis://HOST:6379/0") from None
+        redis, self._redis = _client(address, seconds=ANSWER_SECONDS)
         self._errors = redis.exceptions.RedisError
         self.where = without_password(address)
         self.local = local
