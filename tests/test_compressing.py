@@ -20,6 +20,7 @@ from recspect.compressing.variants import Recipe, Workbench, together
 from recspect.compressing.writing import write, write_run
 from recspect.diagnosis.batch import Batch, factorize
 from recspect.diagnosis.finding import Report
+from recspect.diagnosis.source import read
 from recspect.errors import RunError, UsageError
 from recspect.examining.costs import counted
 from recspect.examining.importance import importance
@@ -317,6 +318,24 @@ def test_costs_are_those_of_the_parts(trained, world):
     assert sum(cost.by_part.values()) == cost.bytes
     assert cost.operations == 2 * (4 * 8 * 32 + 32 * 16 + 16) + 2 * (8 + 1)  # layers, and the number's vector and weight
     assert row_counts(before.model.vectors, before.transform).sum() > 0
+
+
+def test_the_command_prints_every_model_and_what_came_of_it(world, tmp_path):
+    import polars as pl
+
+    table = world.exposures()
+    pl.DataFrame({name: column if isinstance(column, np.ndarray) else column.values[column.codes] for name, column in table.items()}).write_parquet(tmp_path / "log.parquet")
+    config = TrainingConfig(model=ModelConfig(name="fm", embedding_width=8), maximum_epochs=1, observe_every=0, histograms_every=0)
+    run = train(read(tmp_path / "log.parquet"), world.schema, config, tmp_path / "run", reference={"kind": "file", "path": str(tmp_path / "log.parquet")})
+    done = command(app, "compress", run.folder, "--out", tmp_path / "small", "--limit", "0.05")
+    assert done.exit_code == 0
+    chosen = Report.read(tmp_path / "small" / "compression.json").provenance["chosen"]
+    line = next(line for line in done.stdout.splitlines() if line.startswith(f"{chosen['name']} "))
+    assert f"{chosen['bytes_ratio']:.1%} of the bytes" in line
+    assert line.endswith("equal")
+    assert f"The smallest that is equal ({chosen['name']})" in done.stdout
+    twin = command(app, "compress", run.folder, "--out", tmp_path / "twin", "--limit", "0.05", "--format", "json")
+    assert json.loads(twin.stdout)["provenance"]["chosen"]["bytes"] == chosen["bytes"]
 
 
 def test_the_command_says_what_is_wrong(trained, tmp_path):

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from recspect.errors import MissingExtraError, UsageError, listing
+from recspect.exits import printable
 from recspect.models.registry import MODELS
 from recspect.printing import Format, FormatOption, show
 
@@ -68,7 +69,10 @@ def mount(app: typer.Typer, console: Any) -> None:
             say(f"Interrupted. Go on: recspect tune --resume {tuning.folder} --trials {trials}")
             raise
         report = write(tuning, tables, command=command)
-        show(report, output, None)
+        if output is Format.TEXT:
+            typer.echo(printable(report.findings[0].claim))
+        else:
+            show(report, output, None)
         say(f"The page: {tuning.folder / PAGE}")
         if (tuning.folder / SETTINGS).is_file():
             say(f"Next: recspect train {shlex.join(_table_words(tuning.note['data']))} --settings {tuning.folder / SETTINGS}")
