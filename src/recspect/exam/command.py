@@ -15,8 +15,8 @@ from recspect.exam.programs import JUDGED, PROGRAMS, REAL, parts_of
 from recspect.exam.sitting import Outcome, cells, sit_all
 from recspect.files import require_writable
 
-FIRST_SEED = 4
-"""Seeds 0 to 3 were looked at while the rules of causes, the worlds and some thresholds were made."""
+FIRST_SEED = 7
+"""Seeds 0 to 6 were looked at while the rules of causes, the worlds and some thresholds were made."""
 
 GROUPS: Mapping[str, tuple[str, ...]] = {"": JUDGED, "worlds": tuple(PROGRAMS), "real": tuple(REAL), "all": (*PROGRAMS, *REAL)}
 """What several programs are called together."""
