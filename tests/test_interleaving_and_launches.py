@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from commanding import command
+from recspect.adapting.likelihood_interval import correlation_interval
 from recspect.comparing.launches import foresight, read_launches
 from recspect.comparing.launches import report as launch_report
 from recspect.diagnosis.finding import Report, Verdict
@@ -151,6 +152,38 @@ def test_what_foretells_nothing_is_hardly_ever_said_to():
         one = foresight(read_launches(past(200 + seed, launches=10, correlation=(0.0,)), online="online", offline=["m0"]), draws=40)[0]
         wrong += one.correlation.surely_above(0.0) or one.correlation.surely_below(0.0)
     assert wrong <= 7  # 3 are expected; more than 7 have a chance of 1%
+
+
+@pytest.mark.parametrize(("launches", "correlation"), [(60, 0.9), (30, 0.5), (12, 0.0)])
+def test_intervals_of_correlations_hold_the_truth_as_often_as_they_say(launches, correlation):
+    """Of 90%, in 100 sets of launches half of whose variance is noise."""
+    held = 0
+    for seed in range(100):
+        corpus = read_launches(past(1000 + seed, launches=launches, correlation=(correlation,)), online="online", offline=["m0"])
+        low, high = correlation_interval(corpus.effects, corpus.noise)
+        assert -1 <= low < high <= 1
+        held += low <= correlation <= high
+    assert held >= 83  # at 90% fewer than 83 have a chance of 1%
+
+
+def test_the_interval_is_that_of_the_likelihood():
+    """Against a maximiser of another library, over both deviations at each correlation."""
+    optimise = pytest.importorskip("scipy.optimize")
+    corpus = read_launches(past(9, launches=40, correlation=(0.3,)), online="online", offline=["m0"])
+    x, y = corpus.effects.T
+
+    def loss(parameters, z):
+        a, b, r = *np.exp(parameters), np.tanh(z)
+        one, other, both = a * a + 1, b * b + 1, a * b * r
+        determinant = one * other - both**2
+        return 0.5 * np.sum(np.log(determinant) + (other * x**2 - 2 * both * x * y + one * y**2) / determinant)
+
+    def least(z):
+        return optimise.minimize(loss, [0.0, 0.0], args=(z,), method="BFGS").fun
+
+    best = optimise.minimize_scalar(least, bounds=(-3, 3), method="bounded")
+    for end in np.arctanh(correlation_interval(corpus.effects, corpus.noise)):
+        assert 2 * (least(end) - best.fun) == pytest.approx(2.7055, abs=0.03)
 
 
 def test_gain_as_by_hand():

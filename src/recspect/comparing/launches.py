@@ -8,13 +8,14 @@ random one of both. It is unbiased, as the choice does not look at the online re
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from recspect.adapting.foretelling import Foretold, foretold
 from recspect.adapting.latent import Prior
+from recspect.adapting.likelihood_interval import correlation_interval
 from recspect.diagnosis.diagnostics.policy import number
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.evidence import RankedTable, Scatter
@@ -66,7 +67,7 @@ def read_launches(data: Any, *, online: str, offline: Sequence[str], lower: Sequ
     require_columns(source, [online, f"{online}_variance", *offline])
     names = (online, *offline)
     spreads = [name for name in names if f"{name}_variance" in source.columns]
-    launches = []
+    launches: list[tuple[Floats, Floats]] = []
     for batch in source.batches((*names, *(f"{name}_variance" for name in spreads))):
         values = np.column_stack([batch.numbers(name) * (-1 if name in lower else 1) for name in names])
         noise = np.column_stack([batch.numbers(f"{name}_variance") if name in spreads else np.full(batch.rows, np.nan) for name in names])
@@ -82,7 +83,7 @@ def read_launches(data: Any, *, online: str, offline: Sequence[str], lower: Sequ
 
 
 def foresight(launches: Corpus, *, draws: int = 200, level: float = 0.9, seed: int = 0) -> tuple[Foresight, ...]:
-    """How well each offline metric foretold the first metric, largest gain first. Intervals draw launches again.
+    """How well each offline metric foretold the first metric, largest gain first. Intervals of correlations are those of the likelihood, of gains from drawing launches again.
 
     Raises:
         DataError: Fewer than ten launches.
@@ -91,8 +92,11 @@ def foresight(launches: Corpus, *, draws: int = 200, level: float = 0.9, seed: i
     generator = np.random.default_rng(seed)
     times = [np.bincount(generator.integers(0, len(launches), len(launches)), minlength=len(launches)).astype(np.float64) for _ in range(draws)]
     found = []
-    for told in foretold(launches, Prior.of_beliefs((0.0,) * (len(launches.metrics) - 1), experiments=0.0), draws=draws, level=level, choices=2, seed=seed):
-        x, y = effects[:, launches.metrics.index(told.metric)], effects[:, 0]
+    for told in foretold(launches, Prior.of_beliefs((0.0,) * (len(launches.metrics) - 1), experiments=0.0), draws=0, level=level, choices=2, seed=seed):
+        place = launches.metrics.index(told.metric)
+        ends = correlation_interval(effects[:, [0, place]], launches.noise[:, [0, place]][:, :, [0, place]], level=level)
+        told = replace(told, low=min(ends[0], told.latent), high=max(ends[1], told.latent))  # noqa: PLW2901 - the same with the interval of the likelihood
+        x, y = effects[:, place], effects[:, 0]
         value = _gain(x, y, np.ones(len(launches)))
         low, high = np.quantile([_gain(x, y, counted) for counted in times], [(1 - level) / 2, (1 + level) / 2])
         found.append(Foresight(
@@ -127,7 +131,7 @@ def report(found: Sequence[Foresight], launches: Corpus, *, title: str = "", pro
                               caption=f"{len(launches)} launches; both with noise"),)))
     rows = tuple((one.metric, one.correlation.value, one.correlation.low, one.correlation.high, one.told.observed, one.told.tau, one.told.same_sign, one.gain.value, one.told.regret) for one in found)
     table = RankedTable(title="Which offline metric foretells launches?", columns=("metric", "correlation", "from", "to", "observed", "tau", "same sign", "gain", "regret"), rows=rows, stage="effects",
-                        caption=f"{len(launches)} launches; 90% intervals from drawing launches again")
+                        caption=f"{len(launches)} launches; 90% intervals by the likelihood")
     return Report(findings=tuple(findings), overview=(table,), title=title or "offline metrics against launches", provenance=dict(provenance or {}))
 
 
