@@ -173,6 +173,7 @@ def test_what_is_not_there_is_said_and_the_page_stays(web, run, asked, said):
     assert "<img" not in answer.text
 
 
+@pytest.mark.slow  # where it is installed it compiles itself
 def test_umap_is_asked_for_by_name_and_named_where_it_is_not_installed(web, run):
     import importlib.util
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
@@ -147,11 +148,13 @@ def _singular(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _umap(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    try:
-        import umap
-    except ImportError:
-        raise MissingExtraError("umap", extra="projection", purpose="A projection by UMAP") from None
-    found: NDArray[np.float64] = umap.UMAP(n_neighbors=min(15, len(rows) - 1), metric="cosine", random_state=0, n_jobs=1).fit_transform(rows)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of libraries that it could use and does not need
+        try:
+            import umap
+        except ImportError:
+            raise MissingExtraError("umap", extra="projection", purpose="A projection by UMAP") from None
+        found: NDArray[np.float64] = umap.UMAP(n_neighbors=min(15, len(rows) - 1), metric="cosine", random_state=0, n_jobs=1).fit_transform(rows)
     return found
 
 
