@@ -2,6 +2,7 @@
 
 import pickle
 import uuid
+from pathlib import Path
 
 import narwhals as nw
 import numpy as np
@@ -69,7 +70,9 @@ def by_day(table, system, folder, days=(0, 1, 2)):
 
 
 def test_parquet_on_object_storage_is_read_like_files(table, expected, storage):
-    source = read(by_day(table, *storage))
+    address = by_day(table, *storage)
+    source = read(address)
+    assert read(Path(address)).fingerprint() == source.fingerprint()  # what the command line makes of it
     assert source.columns == ("user", "x", "text", "@score", "@label", "day")
     assert source.count() == 600
     assert_same(tally(source, KEYS, pushdown=False), expected, KEYS)

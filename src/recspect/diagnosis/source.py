@@ -123,8 +123,8 @@ def read(data: Any, *, name: str = "", sql: str | None = None, engine: str = "au
         return source_iceberg.iceberg_table(data, name=name)
     if source_dataset.is_delta(data):
         return source_dataset.delta_table(data, name=name)
-    if source_dataset.is_url(data):
-        return source_dataset.remote_files(data, name=name)
+    if address := source_dataset.address_of(data):
+        return source_dataset.remote_files(address, name=name)
     if isinstance(data, (str, os.PathLike)) or _is_list_of_paths(data):
         paths = [data] if isinstance(data, (str, os.PathLike)) else data
         return source_files.files([Path(path) for path in paths], name=name, engine=engine, whole=whole)

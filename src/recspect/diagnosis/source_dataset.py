@@ -6,6 +6,7 @@ which open the files themselves.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -109,9 +110,14 @@ class Dataset(Source):
 # ---------------------------------------------------------------------- object storage
 
 
-def is_url(data: Any) -> bool:
-    """Whether this names files by a protocol, such as `s3://bucket/logs`."""
-    return isinstance(data, str) and re.match(r"[a-z][a-z0-9+.]*://", data) is not None
+def address_of(data: Any) -> str:
+    """The address by which this names files elsewhere, such as `s3://bucket/logs`, or nothing. A path has lost a slash of it, as on the command line."""
+    if not isinstance(data, (str, os.PathLike)):
+        return ""
+    found = re.match(r"([a-z][a-z0-9+.]+):/(/?)(.*)", os.fspath(data))
+    if found is None or not (found[2] or isinstance(data, os.PathLike)):
+        return ""
+    return f"{found[1]}://{found[3]}" if found[2] or found[1] != "file" else f"file:///{found[3]}"
 
 
 def remote_files(url: str, *, name: str = "") -> Dataset:
@@ -174,7 +180,7 @@ def is_delta(data: Any) -> bool:
 
     if type(data).__module__.split(".")[0] == "deltalake":
         return True
-    return isinstance(data, (str, Path)) and not is_url(data) and (Path(data) / "_delta_log").is_dir()
+    return isinstance(data, (str, Path)) and not address_of(data) and (Path(data) / "_delta_log").is_dir()
 
 
 def delta_table(data: Any, *, name: str = "") -> Dataset:
@@ -204,4 +210,4 @@ def _open_delta(uri: str, version: int) -> ds.Dataset:
     return DeltaTable(uri, version=version).to_pyarrow_dataset()
 
 
-__all__ = ["Dataset", "delta_table", "is_delta", "is_url", "remote_files"]
+__all__ = ["Dataset", "address_of", "delta_table", "is_delta", "remote_files"]
