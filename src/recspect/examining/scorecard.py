@@ -11,11 +11,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from recspect.diagnosis.diagnostic import Scope
-from recspect.diagnosis.diagnostics.explanations.scored import combined, mean_of, measured_explainers, ratio, stat_of
+from recspect.diagnosis.diagnostics.explanations.scored import (
+    combined,
+    left_unexplained,
+    mean_of,
+    measured_explainers,
+    moves_per_move,
+    ratio,
+    skill_of,
+    stat_of,
+)
 from recspect.diagnosis.diagnostics.policy import between, require_rows
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.evidence import RankedTable
-from recspect.diagnosis.explanation_columns import CONSTANT, MOVED_SHARE, OURS, PREFIX, RANDOM
+from recspect.diagnosis.explanation_columns import CONSTANT, OURS, PREFIX, RANDOM
 from recspect.diagnosis.runners.local import tally
 from recspect.diagnosis.slice import ALL
 from recspect.diagnosis.source import read
@@ -156,16 +165,16 @@ class _Figure:
 
 
 _FIGURES = (
-    _Figure(aspect="explainability", name="completeness: share of the score left unexplained", better="less", measures=("gap",), beside=(("explained", ""),), value=lambda m: ratio(m[0], m[1])),
+    _Figure(aspect="explainability", name="completeness: share of the score left unexplained", better="less", measures=("gap",), beside=(("explained", ""),), value=left_unexplained),
     _Figure(aspect="explainability", name="infidelity: skill against the best constant explanation", better="more", measures=("infidelity",), beside=(("infidelity", CONSTANT),),
-            value=lambda m: 1 - ratio(m[0], m[1])),
+            value=skill_of),
     _Figure(aspect="explainability", name="deletion: mean fall of the score (logits)", better="more", measures=("deletion",)),
     _Figure(aspect="explainability", name="insertion: mean rise of the score (logits)", better="more", measures=("insertion",)),
     _Figure(aspect="explainability", name="likeness with what scores alone measure (cosine)", better="more", measures=("measured",)),
     _Figure(aspect="verifiability", name="claims that hold when tried: direction of the first three fields (share)", better="more", measures=("claims",)),
     _Figure(aspect="verifiability", name="likeness from other baselines (cosine)", better="more", measures=("baselines",)),
     _Figure(aspect="verifiability", name="likeness with random weights (cosine)", better="less", measures=("randomised",)),
-    _Figure(aspect="verifiability", name="sensitivity: moves of the explanation per move of the row", better="less", measures=("moved", "length"), value=lambda m: ratio(m[0], m[1]) / MOVED_SHARE),
+    _Figure(aspect="verifiability", name="sensitivity: moves of the explanation per move of the row", better="less", measures=("moved", "length"), value=moves_per_move),
 )
 
 

@@ -10,9 +10,9 @@ from recspect.diagnosis.diagnostics.explanations.scored import (
     SOURCES,
     combined,
     compared,
+    left_unexplained,
     measured_explainers,
     needs_of,
-    ratio,
 )
 from recspect.diagnosis.diagnostics.policy import between, percent, verdict_above
 from recspect.diagnosis.estimate import Estimate
@@ -59,4 +59,4 @@ def share_left(target: Tally, scope: Scope, explainer: str) -> Estimate:
     Raises:
         Unavailable: Scores do not differ from the baseline, or too few rows.
     """
-    return combined(target, scope, [("gap", explainer), ("explained", "")], lambda m: ratio(m[0], m[1]), unit="share of the difference from the baseline")
+    return combined(target, scope, [("gap", explainer), ("explained", "")], left_unexplained, unit="share of the difference from the baseline")

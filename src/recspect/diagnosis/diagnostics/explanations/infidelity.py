@@ -17,6 +17,7 @@ from recspect.diagnosis.diagnostics.explanations.scored import (
     needs_of,
     ratio,
     require_telling,
+    skill_of,
 )
 from recspect.diagnosis.diagnostics.policy import between, verdict_below
 from recspect.diagnosis.estimate import Estimate
@@ -61,7 +62,7 @@ def skill(target: Tally, scope: Scope, explainer: str) -> Estimate:
     """
     if explainer == CONSTANT:
         return combined(target, scope, [("infidelity", CONSTANT)], lambda m: 0.0 if m[0] > 0 else float("nan"), unit="skill against the best constant explanation")
-    return combined(target, scope, [("infidelity", explainer), ("infidelity", CONSTANT)], lambda m: 1 - ratio(m[0], m[1]), unit="skill against the best constant explanation")
+    return combined(target, scope, [("infidelity", explainer), ("infidelity", CONSTANT)], skill_of, unit="skill against the best constant explanation")
 
 
 def fidelity_gains(target: Tally, scope: Scope) -> dict[str, tuple[Estimate, Estimate]]:

@@ -12,7 +12,17 @@ from recspect.diagnosis.diagnostic import Needs, Scope
 from recspect.diagnosis.diagnostics.policy import between, require_rows
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.evidence import Bars, Evidence, RankedTable
-from recspect.diagnosis.explanation_columns import ALIKE, CONSTANT, GRADIENT, MEASURED, OURS, PREFIX, RANDOM, name_of
+from recspect.diagnosis.explanation_columns import (
+    ALIKE,
+    CONSTANT,
+    GRADIENT,
+    MEASURED,
+    MOVED_SHARE,
+    OURS,
+    PREFIX,
+    RANDOM,
+    name_of,
+)
 from recspect.diagnosis.finding import Remedy
 from recspect.diagnosis.stat import Bucketed, jackknife
 from recspect.diagnosis.stats.moments import Moments
@@ -111,6 +121,21 @@ def combined(target: Tally, scope: Scope, columns: Sequence[tuple[str, str]], va
 def ratio(above: float, below: float) -> float:
     """NaN where nothing is below."""
     return above / below if below else float("nan")
+
+
+def left_unexplained(means: Sequence[float]) -> float:
+    """Of means of (gap, explained): the share of the score's differences that contributions leave."""
+    return ratio(means[0], means[1])
+
+
+def skill_of(means: Sequence[float]) -> float:
+    """Of mean infidelities (of an explainer, of the best constant explanation): 1 is exact, 0 knows nothing of the row."""
+    return 1 - ratio(means[0], means[1])
+
+
+def moves_per_move(means: Sequence[float]) -> float:
+    """Of means of (largest change of contributions, their length): how far they move, in moves of the row."""
+    return ratio(means[0], means[1]) / MOVED_SHARE
 
 
 def require_telling(gains: Sequence[tuple[Estimate, Estimate]], what: str) -> None:

@@ -11,8 +11,8 @@ from recspect.diagnosis.diagnostics.explanations.scored import (
     combined,
     compared,
     explainers,
+    moves_per_move,
     needs_of,
-    ratio,
 )
 from recspect.diagnosis.diagnostics.policy import between, number, verdict_above
 from recspect.diagnosis.explanation_columns import CONSTANT, MOVED_SHARE, OURS, RANDOM
@@ -35,7 +35,7 @@ class Sensitivity(Diagnostic):
         return needs_of(scope, "moved", "length", "infidelity")
 
     def judge(self, target: Tally, reference: Tally, scope: Scope) -> Iterable[Finding]:  # noqa: ARG002 - a question about one side
-        found = {name: combined(target, scope, [("moved", name), ("length", name)], lambda m: ratio(m[0], m[1]) / MOVED_SHARE, unit="times the row's own move") for name in explainers(scope, "moved")}
+        found = {name: combined(target, scope, [("moved", name), ("length", name)], moves_per_move, unit="times the row's own move") for name in explainers(scope, "moved")}
         if not found[RANDOM].surely_above(FAIL):
             raise Unavailable(f"the measure cannot tell here: random numbers move only {between(found[RANDOM])} times as far as the row ({found[RANDOM].n:,} rows)")
         if not fidelity_gains(target, scope)[OURS][1].surely_above(0.0):
