@@ -114,8 +114,12 @@ def torchrun_here(**settings: Any) -> Torchrun:
     if not distributed.is_initialized():
         from datetime import timedelta
 
+        patience = timedelta(minutes=PATIENCE_MINUTES)
         try:
-            distributed.init_process_group("gloo", timeout=timedelta(minutes=PATIENCE_MINUTES))
+            store, rank, world = next(distributed.rendezvous("env://", timeout=patience))
+            # Anew for each start: torchrun's store may still hold where the processes of the last one were.
+            store = distributed.PrefixStore(f"recspect-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+            distributed.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=patience)
         except (RuntimeError, ValueError) as error:
             raise UsageError(f"the processes of this torchrun cannot reach each other: {error}", hint="start them all with one torchrun") from None
         atexit.register(lambda: distributed.destroy_process_group() if distributed.is_initialized() else None)
