@@ -8,10 +8,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from judging import ask, verdicts
 from recspect.diagnosis.batch import Batch, Ragged
+from recspect.diagnosis.diagnostics.cost.budget import Budget
 from recspect.diagnosis.diagnostics.cost.model import CostOfModel, unseen
 from recspect.diagnosis.finding import Verdict
 from recspect.diagnosis.probes.internals import RowProbe
 from recspect.diagnosis.subject import ScoreSubject, TorchSubject
+from recspect.errors import UsageError
 from recspect.examining.costs import TIMED_RUNS, counted, timed, timed_parts
 from recspect.examining.embedding_tables import table_uses, uses_by_table
 from recspect.examining.examination import examine
@@ -298,3 +300,35 @@ def test_without_training_rows_it_is_not_known():
     assert finding.verdict is Verdict.UNKNOWN
     assert "--train" in finding.threshold
     assert len(finding.evidence) == 4
+
+
+# ------------------------------------------------------------------ a budget
+
+
+def beyond(budget, **settings):
+    parts, row = counted(subject_of(Network(**settings)), rows())
+    table = {**dict(parts), **{name: np.resize(np.asarray(column), parts.rows) for name, column in row.items()}, "@cost:run": np.arange(parts.rows) % 5, "@cost:seconds": 0.002 + 0.001 * (np.arange(parts.rows) % 5)}
+    return [finding for finding in ask(CostOfModel(budget), table) if finding.place.kind == "metric"]
+
+
+def test_a_model_within_its_budget_is_quiet_and_one_beyond_it_fails_by_name():
+    operations, held = 2 * 16 * 12 + 2 * 12, sum(parameter.numel() * 4 for parameter in Network().parameters())
+    roomy = Budget(mebibytes=held / 2**20, operations_per_row=operations, lookup_bytes_per_row=10_000, milliseconds_per_1000_rows=2.0)
+    assert beyond(None) == beyond(Budget()) == beyond(roomy) == []
+    tight = Budget(mebibytes=0.9 * held / 2**20, operations_per_row=operations / 2, lookup_bytes_per_row=10, milliseconds_per_1000_rows=1.5)
+    found = {finding.place.name: finding for finding in beyond(tight)}
+    assert list(found) == ["mebibytes", "operations_per_row", "lookup_bytes_per_row", "milliseconds_per_1000_rows"]
+    assert all(finding.verdict is Verdict.FAIL for finding in found.values())
+    assert found["operations_per_row"].estimate.value == operations
+    assert "2.00 times the budget" in found["operations_per_row"].claim
+    assert (found["milliseconds_per_1000_rows"].estimate.low, found["milliseconds_per_1000_rows"].estimate.high) == pytest.approx((2.0, 6.0))
+
+
+def test_a_slow_run_on_a_busy_machine_is_not_held_against_the_model():
+    assert beyond(Budget(milliseconds_per_1000_rows=3.0)) == []
+
+
+@pytest.mark.parametrize("limit", [0, -1, float("nan"), float("inf")])
+def test_a_budget_that_is_none_is_told(limit):
+    with pytest.raises(UsageError, match="mebibytes"):
+        Budget(mebibytes=limit)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recspect.diagnosis.diagnostic import Diagnostic, Needs, Scope
+from recspect.diagnosis.diagnostics.cost.budget import Budget, exceeded
 from recspect.diagnosis.diagnostics.policy import names, number, percent
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.evidence import Bars, Evidence, RankedTable
@@ -76,12 +77,18 @@ class CostOfModel(Diagnostic):
     """Bytes, operations, lookups and time of a model by its parts, and table rows that take memory for nothing.
 
     Operations are counted as they are dispatched, on a sample of rows; lookups as they are made. How many rows more training rows would read is estimated from the rows read once and twice.
+
+    Args:
+        budget: What the model may take; beyond it is a FAIL. Default: anything.
     """
 
     code = "cost.model"
     question = "What does the model take to hold, to run and to train, and is a part of it idle?"
     sources = ("torch.utils.flop_counter (operations)", "Chao 1984, Nonparametric Estimation of the Number of Classes in a Population",
                "Chao 1987, Estimating the Population Size for Capture-Recapture Data with Unequal Catchability (interval)")
+
+    def __init__(self, budget: Budget | None = None) -> None:
+        self.budget = budget
 
     def needs(self, scope: Scope) -> Needs:
         """Every figure of every part."""
@@ -96,6 +103,8 @@ class CostOfModel(Diagnostic):
         evidence = _evidence(parts, target)
         held = (f"The model holds {_size(whole)}, {percent(sum(part.bytes for part in parts if part.table) / whole)} of it in tables, and takes {_count(sum(part.operations for part in parts))} "
                 f"operations and {_size(sum(part.read for part in parts))} of lookups for a row")
+        if self.budget is not None:
+            yield from self._beyond(self.budget, parts, target, evidence)
         for part in idle:
             yield Finding(
                 code=self.code, verdict=Verdict.WARN, place=Place(kind="table", name=part.name), estimate=part.idle(), limit=IDLE, concerns=part.idle_bytes / whole, threshold=_THRESHOLD,
@@ -119,6 +128,20 @@ class CostOfModel(Diagnostic):
         yield Finding(code=self.code, verdict=Verdict.PASS, estimate=most.idle(), limit=IDLE, evidence=evidence, sources=self.sources, threshold=_THRESHOLD,
                       claim=f"{held}. Rows that no training row reads take {_size(sum(part.idle_bytes for part in told))}, most of it in the table {most.name} "
                             f"({most.never:,.0f} of {most.rows:,.0f} rows, {most.lookups:,.0f} training lookups).")
+
+
+    def _beyond(self, budget: Budget, parts: Sequence[_Part], target: Tally, evidence: tuple[Evidence, ...]) -> Iterable[Finding]:
+        """A FAIL for every limit that the model is beyond."""
+        for over in exceeded(budget, size=sum(part.bytes for part in parts), operations=sum(part.operations for part in parts), lookups=sum(part.read for part in parts), runs=_runs(target),
+                             rows=int(target.get_summary(_BOTH_WAYS).count)):
+            yield Finding(
+                code=self.code, verdict=Verdict.FAIL, place=Place(kind="metric", name=over.name), estimate=over.taken, limit=over.limit, evidence=evidence, sources=self.sources,
+                claim=f"The model takes {number(over.taken.value)} {over.what}, {number(over.taken.value / over.limit)} times the budget of {number(over.limit)}.",
+                threshold=f"FAIL above the budget of {number(over.limit)} {over.what}" + ("; the fastest run counts" if over.taken.has_interval else ""),
+                meaning="It does not fit where it is meant to serve.",
+                causes=("tables or layers wider than what they bring", "more fields than are needed", "weights of 32 bits where fewer would do"),
+                remedies=(Remedy(code="compress_model", text="Make smaller models and compare them on the same rows.", command="recspect compress RUN"),
+                          Remedy(code="drop_fields", text="Leave out fields that features.unused names.")))
 
 
 def unseen(once: float, twice: float) -> tuple[float, float, float]:
@@ -150,6 +173,11 @@ def _parts(target: Tally) -> list[_Part]:
     if not sum(part.bytes for part in parts):
         raise Unavailable("the model has no parameters", hint="give the module that holds them, not a function that calls it")
     return sorted(parts, key=lambda part: (-part.bytes, part.name))
+
+
+def _runs(target: Tally) -> list[float]:
+    """Milliseconds of each timed run of 1,000 rows."""
+    return [summary.mean * 1000 for summary in target.get_summary(_SECONDS).parts.values() if summary.count]
 
 
 def _value(summary: object) -> float:
@@ -187,7 +215,7 @@ def _figures(parts: Sequence[_Part], target: Tally) -> RankedTable:
         ("further state of an optimiser that keeps two numbers for each that is learned, such as Adam", _rounded(state / MIB), "MiB"),
         ("operations of a row, forward", _rounded(sum(part.operations for part in parts)), ""), ("operations of a row, forward and backward", _rounded(both) if math.isfinite(both) else None, ""),
         ("looked up for a row", _rounded(sum(part.read for part in parts)), "bytes")]
-    runs = [summary.mean * 1000 for summary in target.get_summary(_SECONDS).parts.values() if summary.count]
+    runs = _runs(target)
     caption = ""
     if runs:
         rows.append(("1,000 rows scored, median", _rounded(float(np.median(runs))), "ms"))
