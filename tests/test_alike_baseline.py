@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-
-torch = pytest.importorskip("torch", reason="the extra train is not installed")
+import torch
 
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.probes.alike import alike_baseline
