@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recspect.diagnosis.batch import Batch, factorize
-from recspect.diagnosis.stat import Stat, Summary, Weights
-from recspect.diagnosis.stats.counting import kept_categories, kept_names, union_of_names, weight_sums
+from recspect.diagnosis.stat import Stat, Weights
+from recspect.diagnosis.stats.category_tables import CategoryTableSummary
+from recspect.diagnosis.stats.counting import kept_categories, weight_sums
 from recspect.errors import UsageError
 
 Floats = NDArray[np.float64]
@@ -18,46 +18,8 @@ ROWS, RELEVANT, EXPOSURE, SEEN = range(4)
 
 
 @dataclass(frozen=True)
-class ExposureSummary(Summary):
-    """Four sums per category and bucket of users.
-
-    The categories of smallest hash are kept, each complete, the rest added up in a last one.
-
-    Args:
-        names: Categories as text, ascending; missing is "".
-        sums: Shape (names + 1, buckets, 4): rows, relevant rows, exposure of all rows and of the relevant ones.
-        capacity: How many categories are kept.
-    """
-
-    names: tuple[str, ...]
-    sums: Floats
-    capacity: int
-
-    def __add__(self, other: ExposureSummary) -> ExposureSummary:
-        return ExposureSummary.sum_of((self, other))
-
-    @classmethod
-    def sum_of(cls, parts: Sequence[ExposureSummary]) -> ExposureSummary:
-        """All of them."""
-        names, places = union_of_names([part.names for part in parts])
-        sums = np.zeros((len(names) + 1, *parts[0].sums.shape[1:]))
-        for part, rows in zip(parts, places, strict=True):
-            sums[np.append(rows, len(names))] += part.sums
-        keep = kept_names(names, parts[0].capacity)
-        if keep is None:
-            return cls(names, sums, parts[0].capacity)
-        inner, rest = sums[:-1], sums[-1]
-        return cls(tuple(np.array(names, dtype=object)[keep]), np.concatenate([inner[keep], (rest + inner[~keep].sum(0))[None]]), parts[0].capacity)
-
-    @property
-    def count(self) -> float:
-        """Weight of the rows in lists."""
-        return float(self.sums[..., ROWS].sum())
-
-    @property
-    def truncated(self) -> bool:
-        """Whether there were more categories than fit."""
-        return bool(self.sums[-1, :, ROWS].sum() > 0)
+class ExposureSummary(CategoryTableSummary):
+    """Four sums per category and bucket of users: rows, relevant rows, exposure of all rows and of the relevant ones; see `CategoryTableSummary`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,8 @@ from numpy.typing import NDArray
 
 from recspect.diagnosis.batch import Batch, factorize
 from recspect.diagnosis.grouping import names_of
-from recspect.diagnosis.stat import Stat, Summary, Weights
+from recspect.diagnosis.stat import Stat, Weights
+from recspect.diagnosis.stats.category_tables import CategoryTableSummary
 from recspect.diagnosis.stats.counting import kept_categories, kept_names, union_of_names, weight_sums
 from recspect.errors import UsageError
 
@@ -22,56 +22,14 @@ _CLIP = 1e-15
 
 
 @dataclass(frozen=True)
-class OutcomesSummary(Summary):
-    """Five sums per category and bucket.
-
-    The categories of smallest hash are kept, each complete, the rest added up in a last "other" one.
-
-    Args:
-        names: Categories as text, ascending; missing is "". A crossing's are joined by `SEPARATOR`.
-        sums: Shape (names + 1, buckets, 5): rows, predicted, positive, log loss (nats), p (1 - p). The last name is the others.
-        capacity: How many categories are kept.
-    """
-
-    names: tuple[str, ...]
-    sums: Floats
-    capacity: int
-
-    def __add__(self, other: OutcomesSummary) -> OutcomesSummary:
-        return OutcomesSummary.sum_of((self, other))
-
-    @classmethod
-    def sum_of(cls, parts: Sequence[OutcomesSummary]) -> OutcomesSummary:
-        """All of them."""
-        names, places = union_of_names([part.names for part in parts])
-        sums = np.zeros((len(names) + 1, *parts[0].sums.shape[1:]))
-        for part, rows in zip(parts, places, strict=True):
-            sums[np.append(rows, len(names))] += part.sums
-        return _bounded(names, sums, parts[0].capacity)
-
-    @property
-    def count(self) -> float:
-        """Weight of the rows judged."""
-        return float(self.sums[..., ROWS].sum())
-
-    @property
-    def truncated(self) -> bool:
-        """Whether there were more categories than fit."""
-        return bool(self.sums[-1, :, ROWS].sum() > 0)
+class OutcomesSummary(CategoryTableSummary):
+    """Five sums per category and bucket: rows, predicted, positive, log loss (nats), p (1 - p); see `CategoryTableSummary`. A crossing's names are joined by `SEPARATOR`."""
 
     @property
     def total(self) -> Floats:
         """Sums per bucket over all categories, shape (buckets, 5)."""
         total: Floats = self.sums.sum(0)
         return total
-
-
-def _bounded(names: tuple[str, ...], sums: Floats, capacity: int) -> OutcomesSummary:
-    keep = kept_names(names, capacity)
-    if keep is None:
-        return OutcomesSummary(names, sums, capacity)
-    inner, rest = sums[:-1], sums[-1]
-    return OutcomesSummary(tuple(np.array(names, dtype=object)[keep]), np.concatenate([inner[keep], (rest + inner[~keep].sum(0))[None]]), capacity)
 
 
 @dataclass(frozen=True, kw_only=True)

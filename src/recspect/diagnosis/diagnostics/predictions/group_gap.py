@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from recspect.diagnosis.diagnostic import Needs, NullCalibrated, Scope
-from recspect.diagnosis.diagnostics.policy import between, names, number, percent, plural, require_classes, two_sided_p
+from recspect.diagnosis.diagnostics.policy import between, names, number, percent, plural, two_sided_p
 from recspect.diagnosis.diagnostics.predictions.groups import (
-    GROUPS,
-    OF_A_CLASS,
-    ROWS,
+    fields_of_groups,
     group_stat,
     is_enough,
+    none_is_large_enough,
     others_of,
     user_fields,
 )
@@ -129,27 +128,17 @@ def _gaps(target: Tally, reference: Tally, scope: Scope) -> _Measured:
     """
     gaps: list[_Gap] = []
     left_out: list[str] = []
-    for field in user_fields(scope):
-        grouped = target.get_summary(group_stat(field, scope))
-        whole: BucketedSummary = grouped.other
-        for part in grouped.parts.values():
-            whole = whole + part
-        require_classes(whole.total.positive, whole.total.count, "the held-out rows")
-        if grouped.truncated:
-            left_out.append(f"{field} (more than {GROUPS} groups)")
-            continue
-        sums = [(name, part) for name, part in sorted(grouped.parts.items()) if is_enough(part)]
+    for field, parts, whole in fields_of_groups(target, scope, left_out):
         stat = group_stat(field, scope)
         before = reference.get_summary(stat).parts if reference.has(stat) else {}
-        found = [_gap(field, name, part, grouped.parts, whole.total.count, before) for name, part in sums if len(grouped.parts) > 1]
+        found = [_gap(field, name, part, parts, whole.total.count, before) for name, part in sorted(parts.items()) if is_enough(part)]
         gaps.extend(gap for gap in found if gap is not None)
     if not gaps:
-        raise Unavailable("no field that describes the user has two groups that are large enough" + (f"; not looked at: {names(left_out)}" if left_out else ""),
-                          hint=f"a group needs {ROWS} rows and {OF_A_CLASS} of each class")
+        raise none_is_large_enough(left_out)
     return gaps, left_out
 
 
-def _gap(field: str, group: str, part: BucketedSummary, parts: dict[str, BucketedSummary], rows: float, before: dict[str, BucketedSummary]) -> _Gap | None:
+def _gap(field: str, group: str, part: BucketedSummary, parts: Mapping[str, BucketedSummary], rows: float, before: Mapping[str, BucketedSummary]) -> _Gap | None:
     others = others_of(group, parts)
     if not is_enough(others):
         return None
@@ -162,7 +151,7 @@ def _gap(field: str, group: str, part: BucketedSummary, parts: dict[str, Buckete
                 p_value=two_sided_p(gap.value / error, freedom) if error > 0 else 1.0, excess=_excess(group, part, others, before))
 
 
-def _excess(group: str, part: BucketedSummary, others: BucketedSummary, before: dict[str, BucketedSummary]) -> Estimate | None:
+def _excess(group: str, part: BucketedSummary, others: BucketedSummary, before: Mapping[str, BucketedSummary]) -> Estimate | None:
     """The gap less that on training rows, or None where these cannot say."""
     if group not in before or len(before) < 2:
         return None

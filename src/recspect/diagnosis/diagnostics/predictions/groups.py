@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from recspect.diagnosis.diagnostic import Scope
-from recspect.diagnosis.diagnostics.policy import examined_fields
+from recspect.diagnosis.diagnostics.policy import examined_fields, names, require_classes
 from recspect.diagnosis.jackknife import BucketedSummary
 from recspect.diagnosis.stat import Grouped
 from recspect.diagnosis.stats.score_label import ScoreLabel
+from recspect.diagnosis.tally import Tally
+from recspect.errors import Unavailable
 from recspect.schema import Kind
 
 GROUPS = 12
@@ -40,3 +42,32 @@ def others_of(group: str, parts: Mapping[str, BucketedSummary]) -> BucketedSumma
     for other in rest:
         first = first + other
     return first
+
+
+def fields_of_groups(target: Tally, scope: Scope, left_out: list[str]) -> Iterator[tuple[str, Mapping[str, BucketedSummary], BucketedSummary]]:
+    """Each field that describes the user: its name, its groups, and the rows of all of them.
+
+    Args:
+        target: Totals of the rows judged.
+        scope: What is judged.
+        left_out: Takes the fields of too many groups, in words.
+
+    Raises:
+        Unavailable: The rows are too few, or of one class.
+    """
+    for field in user_fields(scope):
+        grouped = target.get_summary(group_stat(field, scope))
+        whole: BucketedSummary = grouped.other
+        for part in grouped.parts.values():
+            whole = whole + part
+        require_classes(whole.total.positive, whole.total.count, "the held-out rows")
+        if grouped.truncated:
+            left_out.append(f"{field} (more than {GROUPS} groups)")
+        elif len(grouped.parts) > 1:
+            yield field, grouped.parts, whole
+
+
+def none_is_large_enough(left_out: list[str]) -> Unavailable:
+    """What is said where no two groups of a field could be judged."""
+    return Unavailable("no field that describes the user has two groups that are large enough" + (f"; not looked at: {names(left_out)}" if left_out else ""),
+                       hint=f"a group needs {ROWS} rows and {OF_A_CLASS} of each class")

@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recspect.diagnosis.diagnostic import Diagnostic, Needs, Scope
-from recspect.diagnosis.diagnostics.policy import between, names, number, percent, plural, require_classes
+from recspect.diagnosis.diagnostics.policy import between, number, percent, plural
 from recspect.diagnosis.diagnostics.predictions.groups import (
-    GROUPS,
-    OF_A_CLASS,
-    ROWS,
+    fields_of_groups,
     group_stat,
     is_enough,
+    none_is_large_enough,
     others_of,
     user_fields,
 )
@@ -126,21 +125,12 @@ def _crossings(target: Tally, scope: Scope) -> list[_Crossing]:
     """
     found: list[_Crossing] = []
     left_out: list[str] = []
-    for field in user_fields(scope):
-        grouped = target.get_summary(group_stat(field, scope))
-        whole: BucketedSummary = grouped.other
-        for part in grouped.parts.values():
-            whole = whole + part
-        require_classes(whole.total.positive, whole.total.count, "the held-out rows")
-        if grouped.truncated:
-            left_out.append(f"{field} (more than {GROUPS} groups)")
-            continue
-        for group, part in sorted(grouped.parts.items()):
-            if len(grouped.parts) > 1 and is_enough(part) and is_enough(rest := others_of(group, grouped.parts)):
+    for field, parts, _ in fields_of_groups(target, scope, left_out):
+        for group, part in sorted(parts.items()):
+            if is_enough(part) and is_enough(rest := others_of(group, parts)):
                 found.append(_crossing(field, group, part, rest))
     if not found:
-        raise Unavailable("no field that describes the user has two groups that are large enough" + (f"; not looked at: {names(left_out)}" if left_out else ""),
-                          hint=f"a group needs {ROWS} rows and {OF_A_CLASS} of each class")
+        raise none_is_large_enough(left_out)
     return found
 
 
