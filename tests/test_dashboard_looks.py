@@ -24,7 +24,7 @@ from recspect.diagnosis.evidence import Bars, HeatMap, RankedTable
 from recspect.diagnosis.finding import Report, plain
 from recspect.errors import RunError, UsageError
 from recspect.examining.importance import importance
-from recspect.examining.looking_closer import NEURON_ROWS, score_distributions
+from recspect.examining.looking_closer import NEURON_ROWS, of_slices, score_distributions
 from recspect.examining.runs import subject_of
 from recspect.features import FeatureTransform
 from recspect.models import ModelConfig, build
@@ -360,3 +360,18 @@ def test_what_somebody_chose_has_an_address_that_can_be_shared(web, run):
     assert f"/runs/{run.id}/embeddings/look/table?field=item&amp;state=0" in page
     assert "HX-Replace-Url" not in web.get(f"/runs/{run.id}/embeddings/look/table").headers
     assert json.loads(re.search(r'class="drawing">(.*?)</script>', answer.text, re.DOTALL)[1])["specs"]
+
+
+def test_a_slice_of_one_user_is_left_out_as_nothing_says_how_others_would_fare(run, rows):
+    held_out = rows.test
+    users = held_out.categories("user").decode().astype(str)
+    (own,) = np.nonzero(users == users[0])
+    many = held_out.take(np.concatenate([np.arange(held_out.rows), np.repeat(own, 600 // len(own) + 1)]))
+    surfaces = many.categories("surface").decode().astype(object)
+    surfaces[held_out.rows:] = "of one user alone"
+    labels = many.numbers(run.schema.label.name).copy()
+    labels[held_out.rows::2], labels[held_out.rows + 1::2] = 0, 1
+    found = of_slices(subject_of(run), many.with_columns({"surface": surfaces, run.schema.label.name: labels}), run.schema)
+    text = json.dumps([plain(piece) for closer in found for piece in closer.evidence])
+    assert "surface=" in text
+    assert "of one user alone" not in text

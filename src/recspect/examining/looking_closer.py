@@ -11,7 +11,7 @@ from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.closer import Closer
 from recspect.diagnosis.diagnostics.policy import examined_fields, is_identity, percent
 from recspect.diagnosis.diagnostics.predictions.slice_candidates import LEAST_ROWS, first_slices
-from recspect.diagnosis.diagnostics.predictions.slices import Judged, Part, judge_parts
+from recspect.diagnosis.diagnostics.predictions.slices import LEAST_BUCKETS, Judged, Part, judge_parts
 from recspect.diagnosis.evidence import Bars, DistributionPair, Evidence, HeatMap, RankedTable
 from recspect.diagnosis.runners.local import tally
 from recspect.diagnosis.slice import ALL
@@ -159,10 +159,11 @@ def of_slices(subject: TorchSubject, held_out: Batch, schema: Schema, *, seed: i
     parts = []
     for terms, own_sums in zip(stat.slices, sums, strict=True):
         positive, n = own_sums[:, POSITIVE].sum(), own_sums[:, ROWS].sum()
-        if terms and n >= LEAST_ROWS and 0 < positive < n:
+        of_others_too = (own_sums[:, ROWS] > 0).sum() >= LEAST_BUCKETS  # rows of one user alone have no interval
+        if terms and n >= LEAST_ROWS and 0 < positive < n and of_others_too:
             parts.append((tuple(name for name, _ in terms), Part(name=", ".join(f"{name}={text}" for name, text in terms), sums=own_sums)))
     if not parts:
-        raise Unavailable(f"no slice has {LEAST_ROWS} rows")
+        raise Unavailable(f"no slice has {LEAST_ROWS} rows of {LEAST_BUCKETS} buckets of users")
     judged = judge_parts([part for _, part in parts], [[whole] for _ in parts], whole)
     pairs = sorted(zip((fields for fields, _ in parts), judged, strict=True), key=lambda pair: (pair[0], -pair[1].rows))
     singles = sorted((one for fields, one in pairs if len(fields) == 1), key=lambda one: -one.rows)[:MOST_SINGLES]
