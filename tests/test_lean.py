@@ -14,6 +14,7 @@ TORCH_ROOMS = (
     "recspect.features", "recspect.models", "recspect.training", "recspect.diagnosis.probes", "recspect.diagnosis.lookups",
     "recspect.diagnosis.sites", "recspect.diagnosis.observing", "recspect.diagnosis.keras_tensorflow", "recspect.examining.runs", "recspect.examining.embedding_tables",
     "recspect.examining.shapley", "recspect.examining.interactions", "recspect.exam", "recspect.compressing", "recspect.tuning",
+    "recspect.examining.looking_closer", "recspect.optimising.optimiser", "recspect.optimising.trainings", "recspect.serving",
     "recspect.explaining.reasons", "recspect.explaining.explainer", "recspect.looping.rounds", "recspect.recommending.pipeline.ranker", "recspect.recommending.pipeline.ranker_onnx",
 )
 """Where importing the module may import torch; everywhere else torch is imported inside functions."""

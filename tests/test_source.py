@@ -12,7 +12,7 @@ import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 
-from recspect.diagnosis import source_files
+from recspect.diagnosis import source_csv
 from recspect.diagnosis.batch import Batch, Categorical, Ragged, concatenate, hash_rows
 from recspect.diagnosis.runners.local import tally
 from recspect.diagnosis.slice import ALL
@@ -486,7 +486,7 @@ def test_two_columns_of_one_name():
 
 
 def test_a_late_line_of_another_type_in_a_csv_whose_types_come_from_a_sample(tmp_path, monkeypatch):
-    monkeypatch.setattr(source_files, "SNIFFED_BYTES", 0)
+    monkeypatch.setattr(source_csv, "SNIFFED_BYTES", 0)
     path = tmp_path / "late.csv"
     path.write_text("user,score\n" + "17,0.5\n" * 1_100_000 + "oops,x\n")
     source = read(path)
