@@ -23,3 +23,10 @@ def small_recommender(seed: int = 0) -> Recommender:
     config = TrainingConfig(model=ModelConfig(embedding_width=4, hidden=(8,)), maximum_epochs=1, seed=seed, observe_every=0, histograms_every=0)
     run = train(rows, WORLD.schema, config, Path(mkdtemp(prefix="recspect-serving-")) / "run", on_finding=lambda _: None)
     return build_recommender(rows, run=run)
+
+
+def save_two(place: Path) -> Path:
+    """Recommenders of other weights in the folders `one` and `two`; gives the place."""
+    small_recommender().save(place / "one")  # as the tests ask for it: the cache tells small_recommender(0) from it
+    small_recommender(1).save(place / "two")
+    return place

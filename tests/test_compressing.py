@@ -238,7 +238,7 @@ def test_use_of_rows_is_the_squared_change_of_a_linear_model_and_nothing_for_row
 def test_differences_are_those_of_scikit_learn_with_the_same_users_left_out():
     before, table = fitted("deepfm"), rows(4000, seed=4)
     other = scores_of(before, table) + np.random.default_rng(0).normal(0, 0.5, 4000)
-    judged = Judged(table, before)
+    judged = Judged(table, before.transform.schema, scores_of(before, table))
     found = judged.difference(other)
     click, own = table.numbers("click"), scores_of(before, table)
     assert found.value == pytest.approx(roc_auc_score(click, other) - roc_auc_score(click, own), abs=1e-12)

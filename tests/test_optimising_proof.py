@@ -2,11 +2,9 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +24,7 @@ from recspect.models import ModelConfig
 from recspect.optimising.optimiser import Settings, optimise_recipe
 from recspect.optimising.recipe import Recipe
 from recspect.training.config import TrainingConfig
+from training_kills import kill_when_there
 
 TERMS = Terms(seeds=(0, 1), fewest=2)
 """Two pairs: that five are needed is another test's."""
@@ -68,14 +67,7 @@ def test_a_killed_optimisation_goes_on_without_repeating_what_was_finished(tmp_p
         optimised(sys.argv[2], progress=progress)
     """)
     process = subprocess.Popen([sys.executable, "-c", script, str(Path(__file__).parent), str(folder), str(ready)], env={**os.environ, "OMP_NUM_THREADS": "1"})
-    try:
-        deadline = time.monotonic() + 1200  # a machine that does much else
-        while not ready.exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert ready.exists()
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    kill_when_there(process, ready, seconds=1200)  # a machine that does much else
     before = finished(folder)
     assert len(before) == 3
 

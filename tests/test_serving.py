@@ -33,16 +33,13 @@ from recspect.serving.recent import Recent, last_of_each, micros
 from recspect.serving.rollout import Rollout, point
 from recspect.serving.shown import ShownLog
 from recspect.serving.slot import Slot
-from serving_samples import WORLD, small_recommender
+from serving_samples import WORLD, save_two, small_recommender
 
 
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory):
     """Two recommenders on disk, of other weights."""
-    place = tmp_path_factory.mktemp("recommenders")
-    small_recommender().save(place / "one")
-    small_recommender(1).save(place / "two")
-    return place
+    return save_two(tmp_path_factory.mktemp("recommenders"))
 
 
 @pytest.fixture

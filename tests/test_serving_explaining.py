@@ -23,15 +23,12 @@ from recspect.serving.explaining import Explaining, with_own_structure
 from recspect.serving.recent import Recent
 from recspect.serving.rollout import Rollout
 from recspect.serving.slot import Slot
-from serving_samples import small_recommender
+from serving_samples import save_two, small_recommender
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    place = tmp_path_factory.mktemp("recommenders")
-    small_recommender().save(place / "one")
-    small_recommender(1).save(place / "two")
-    return place
+    return save_two(tmp_path_factory.mktemp("recommenders"))
 
 
 def served(folder, *, store=None, second=False, percent=0.0, **settings):

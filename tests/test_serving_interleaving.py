@@ -26,15 +26,12 @@ from recspect.serving.commands import application
 from recspect.serving.rollout import Rollout
 from recspect.serving.shown import ShownLog
 from recspect.serving.slot import Slot
-from serving_samples import small_recommender
+from serving_samples import save_two, small_recommender
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    place = tmp_path_factory.mktemp("recommenders")
-    small_recommender().save(place / "one")
-    small_recommender(1).save(place / "two")
-    return place
+    return save_two(tmp_path_factory.mktemp("recommenders"))
 
 
 def served(folder, *, percent, store=None):

@@ -34,12 +34,17 @@ def killed_training(call: str, folder: Path, *arguments: str) -> Path:
     ready = folder.with_name(f"{folder.name}.ready")
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen([sys.executable, "-c", script, str(Path(__file__).parent), str(folder), *arguments], env=environment)
+    kill_when_there(process, ready)
+    return folder
+
+
+def kill_when_there(process: subprocess.Popen[bytes], ready: Path, *, seconds: float = 120) -> None:
+    """Kill a process as soon as it has made a file; that it did is held."""
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + seconds
         while not ready.exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         assert ready.exists()
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    return folder

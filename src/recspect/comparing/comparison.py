@@ -84,7 +84,7 @@ def compare_scores(rows: Batch, schema: Schema, current: Any, candidate: Any, *,
         DataError: Scores that are missing, or no probabilities.
         Unavailable: Too few rows.
     """
-    from recspect.examining.tables import StandardProbe
+    from recspect.examining.tables import labelled
 
     binary = schema.label.kind == "binary"
     scores = {CURRENT: np.asarray(current, np.float64), CANDIDATE: np.asarray(candidate, np.float64)}
@@ -92,7 +92,7 @@ def compare_scores(rows: Batch, schema: Schema, current: Any, candidate: Any, *,
         wrong = ~np.isfinite(scores[column]) | ((scores[column] < 0) | (scores[column] > 1) if binary else False)
         if wrong.any():
             raise DataError(f"{name} gives {int(wrong.sum()):,} of {rows.rows:,} rows a score that is missing{' or no probability' if binary else ''}", hint="scores of both models for every row")
-    table = rows.with_columns({**StandardProbe(schema.with_roles(score=None), has_score=False).observe(rows), **scores})
+    table = labelled(rows, schema).with_columns(scores)
     found = figures(table, binary=binary, users=schema.user is not None)
     fields = [field.name for field in schema.fields if field.kind is Kind.CATEGORICAL and field.name in rows and field.name not in (schema.user, schema.item, schema.request)]
     slices = slice_gains(table, fields, binary=binary)

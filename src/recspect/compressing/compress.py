@@ -111,9 +111,9 @@ def compress(folder: str | Path, *, data: Any = None, limit: float = LIMIT, reci
     say("measuring the use of fields and rows")
     bench = Workbench.of(fitted, tables.train, tables.validation)
     if recipes is None:
-        choosing = Judged(tables.validation, fitted)
+        choosing = Judged(tables.validation, run.schema, scores_of(fitted, tables.validation))
         recipes = _recipes(bench, choosing, limit, say)
-    judged = Judged(tables.test, fitted)
+    judged = Judged(tables.test, run.schema, scores_of(fitted, tables.test))
     if math.isnan(judged.auc):
         raise DataError("the held-out rows are all of one class: no AUC can be had", hint="hold out more rows")
     level = 1 - (1 - LEVEL) / max(1, len(recipes))

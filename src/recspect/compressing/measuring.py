@@ -12,8 +12,10 @@ from recspect.compressing.fitted import Fitted
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.jackknife import estimate_from
+from recspect.diagnosis.ranks import auc_of_counts
 from recspect.examining.costs import COUNTED_ROWS, TIMED_ROWS, counted, timed
-from recspect.examining.tables import StandardProbe, sample_of
+from recspect.examining.tables import labelled, sample_of
+from recspect.schema import Schema
 from recspect.training.predict import raw_outputs
 
 Floats = NDArray[np.float64]
@@ -67,16 +69,17 @@ class Judged:
 
     Args:
         rows: Held-out rows with the label.
-        fitted: The model that variants are compared with.
+        schema: Names the label and the user.
+        scores: Of the model that variants are compared with, shape (rows,).
     """
 
-    def __init__(self, rows: Batch, fitted: Fitted) -> None:
+    def __init__(self, rows: Batch, schema: Schema, scores: Floats) -> None:
         self.rows = rows
-        standard = Batch(dict(StandardProbe(fitted.transform.schema.with_roles(score=None), has_score=False).observe(rows)))
+        standard = labelled(rows, schema)
         self.label = standard.numbers("@label")
         self.bucket = standard.buckets("@cluster", BUCKETS)
         self.occupied = np.bincount(self.bucket, minlength=BUCKETS) > 0
-        self.auc, self._without = self._auc(scores_of(fitted, rows))
+        self.auc, self._without = self._auc(scores)
 
     def difference(self, scores: Floats, *, level: float = 0.95) -> Estimate:
         """AUC of these scores less that of the model, with its interval.
@@ -97,11 +100,6 @@ class Judged:
         for g, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
             mine = order[start:end]
             gone = [np.bincount(place[mine], weights=weight[mine], minlength=len(values)) for weight in (self.label, 1 - self.label)]
-            found[g] = _area(positive - gone[0], negative - gone[1])
-        return _area(positive, negative), found
+            found[g] = auc_of_counts(positive - gone[0], negative - gone[1])
+        return auc_of_counts(positive, negative), found
 
-
-def _area(positive: Floats, negative: Floats) -> float:
-    """Share of (positive, negative) pairs in which the positive has the larger value, from counts per distinct value, ascending."""
-    pairs = positive.sum() * negative.sum()
-    return float((positive * (np.cumsum(negative) - negative / 2)).sum() / pairs) if pairs else float("nan")

@@ -23,4 +23,18 @@ def rank_correlation(x: ArrayLike, y: ArrayLike) -> float:
     return float(a @ b) / length if length else float("nan")
 
 
-__all__ = ["rank_correlation", "ranks"]
+def auc_of_counts(positives: Floats, negatives: Floats) -> float:
+    """Share of (positive, negative) pairs in which the positive has the larger value, ties counting half, from the weight per distinct value.
+
+    Args:
+        positives, negatives: Shape (values,), values ascending.
+
+    Returns:
+        In [0, 1]; NaN without pairs.
+    """
+    pairs = positives.sum() * negatives.sum()
+    below = np.cumsum(negatives) - negatives
+    return float((positives * (below + negatives / 2)).sum() / pairs) if pairs else float("nan")
+
+
+__all__ = ["auc_of_counts", "rank_correlation", "ranks"]

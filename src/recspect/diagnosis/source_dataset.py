@@ -18,17 +18,16 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from recspect.diagnosis import source_arrow
-from recspect.diagnosis.batch import Batch
-from recspect.diagnosis.source import ROWS, Source, require_request
 from recspect.diagnosis.source_files import damaged, reading_options
-from recspect.diagnosis.source_pieces import PIECE_ROWS, Piece, cut, digest
+from recspect.diagnosis.source_pieces import PIECE_ROWS, Piece, cut, digest, whole
+from recspect.diagnosis.source_tables import TableSource
 from recspect.errors import DataError, MissingExtraError, listing
 
 Opening = Callable[[], ds.Dataset]
 
 
 @dataclass(frozen=True)
-class Dataset(Source):
+class Dataset(TableSource):
     """Parquet files wherever Arrow can read them.
 
     Args:
@@ -59,11 +58,8 @@ class Dataset(Source):
     def columns(self) -> tuple[str, ...]:
         return tuple(self.dataset.schema.names)
 
-    def batches(self, columns: Sequence[str] | None = None, *, rows: int = ROWS, together: str | None = None) -> Iterator[Batch]:
-        wanted = require_request(self, columns, rows, together)
-        shown = wanted if columns is None else tuple(dict.fromkeys(columns))
-        tables = (table for piece in self.pieces() for table in self.tables(piece, wanted, rows=rows))
-        return source_arrow.to_batches(tables, shown=shown, rows=rows, together=together, count=None, name=self.name)
+    def read_tables(self, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+        return whole(self, columns, rows)
 
     def frame(self) -> nw.LazyFrame[Any] | None:
         import polars as pl

@@ -14,6 +14,7 @@ from recspect.diagnosis import source_arrow, source_query
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.source import ROWS, Source, require_request
 from recspect.diagnosis.source_pieces import PIECE_ROWS, Piece
+from recspect.diagnosis.source_tables import TableSource
 from recspect.errors import DataError
 
 
@@ -106,7 +107,7 @@ class InMemory(Source):
 
 
 @dataclass(frozen=True)
-class LazyPolars(Source):
+class LazyPolars(TableSource):
     """A Polars lazy frame, streamed by Polars.
 
     Args:
@@ -121,14 +122,6 @@ class LazyPolars(Source):
     def columns(self) -> tuple[str, ...]:
         return tuple(self.lazy.collect_schema().names())
 
-    def batches(
-        self, columns: Sequence[str] | None = None, *, rows: int = ROWS, together: str | None = None
-    ) -> Iterator[Batch]:
-        wanted = require_request(self, columns, rows, together)
-        shown = wanted if columns is None else tuple(dict.fromkeys(columns))
-        return source_arrow.to_batches(self._tables(wanted, rows), shown=shown, rows=rows, together=together,
-                                       count=None, name=self.name)
-
     def frame(self) -> nw.LazyFrame[Any] | None:
         return source_arrow.as_lazy(self.lazy)
 
@@ -140,8 +133,8 @@ class LazyPolars(Source):
     def count(self) -> int | None:
         return int(self.lazy.select(pl.len()).collect().item())
 
-    def _tables(self, wanted: Sequence[str], rows: int) -> Iterator[pa.Table]:
-        chosen = self.lazy.select(wanted)
+    def read_tables(self, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+        chosen = self.lazy.select(columns)
         try:
             if hasattr(chosen, "collect_batches"):
                 pieces = chosen.collect_batches(chunk_size=rows, maintain_order=True)
@@ -154,7 +147,7 @@ class LazyPolars(Source):
 
 
 @dataclass(frozen=True)
-class LazyEngine(Source):
+class LazyEngine(TableSource):
     """A lazy frame of another engine (PySpark, Ibis, Dask): statistics run there, rows are collected here.
 
     Args:
@@ -169,13 +162,6 @@ class LazyEngine(Source):
     def columns(self) -> tuple[str, ...]:
         return tuple(self.lazy.collect_schema().names())
 
-    def batches(
-        self, columns: Sequence[str] | None = None, *, rows: int = ROWS, together: str | None = None
-    ) -> Iterator[Batch]:
-        wanted = require_request(self, columns, rows, together)
-        shown = wanted if columns is None else tuple(dict.fromkeys(columns))
-        return source_arrow.to_batches(self._tables(wanted, rows), shown=shown, rows=rows, together=together, count=None, name=self.name)
-
     def frame(self) -> nw.LazyFrame[Any] | None:
         return self.lazy
 
@@ -187,8 +173,8 @@ class LazyEngine(Source):
     def count(self) -> int | None:
         return int(self.lazy.select(nw.len()).collect("pyarrow").item())
 
-    def _tables(self, wanted: Sequence[str], rows: int) -> Iterator[pa.Table]:
-        chosen = self.lazy.select(*wanted)
+    def read_tables(self, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+        chosen = self.lazy.select(*columns)
         native = chosen.to_native()
         if not hasattr(native, "to_pyarrow_batches"):
             yield chosen.collect("pyarrow").to_native()

@@ -12,10 +12,9 @@ import narwhals as nw
 import pyarrow as pa
 
 from recspect.diagnosis import source_arrow
-from recspect.diagnosis.batch import Batch
-from recspect.diagnosis.source import ROWS, Source, require_request
 from recspect.diagnosis.source_files import damaged
-from recspect.diagnosis.source_pieces import PIECE_ROWS, Piece, digest
+from recspect.diagnosis.source_pieces import PIECE_ROWS, Piece, digest, whole
+from recspect.diagnosis.source_tables import TableSource
 from recspect.errors import DataError, MissingExtraError
 
 METADATA = ".metadata.json"
@@ -28,7 +27,7 @@ def is_iceberg(data: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class IcebergTable(Source):
+class IcebergTable(TableSource):
     """See above.
 
     Args:
@@ -60,11 +59,8 @@ class IcebergTable(Source):
     def columns(self) -> tuple[str, ...]:
         return tuple(field.name for field in self._table.scan(snapshot_id=self.snapshot).projection().fields)
 
-    def batches(self, columns: Sequence[str] | None = None, *, rows: int = ROWS, together: str | None = None) -> Iterator[Batch]:
-        wanted = require_request(self, columns, rows, together)
-        shown = wanted if columns is None else tuple(dict.fromkeys(columns))
-        tables = (table for piece in self.pieces() for table in self.tables(piece, wanted, rows=rows))
-        return source_arrow.to_batches(tables, shown=shown, rows=rows, together=together, count=None, name=self.name)
+    def read_tables(self, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+        return whole(self, columns, rows)
 
     def frame(self) -> nw.LazyFrame[Any] | None:
         return None

@@ -37,7 +37,9 @@ class Piece:
 class Divisible(Protocol):
     """A source that can be read piece by piece. It is sent to workers, so it must be picklable; what it reads must be there for them too."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What to call it."""
 
     def pieces(self, rows: int = PIECE_ROWS) -> tuple[Piece, ...]:
         """The pieces, in the order of the rows, each of at most about so many rows.
@@ -52,6 +54,12 @@ class Divisible(Protocol):
         Raises:
             DamagedError: They cannot be read.
         """
+
+
+def whole(source: Divisible, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+    """All pieces, one after the other."""
+    for piece in source.pieces():
+        yield from source.tables(piece, columns, rows=rows)
 
 
 def cut(counts: Sequence[int], rows: int) -> list[tuple[int, int, int]]:
@@ -70,4 +78,4 @@ def digest(*parts: object) -> str:
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 
-__all__ = ["PIECE_ROWS", "Divisible", "Piece", "cut", "digest"]
+__all__ = ["PIECE_ROWS", "Divisible", "Piece", "cut", "digest", "whole"]

@@ -20,6 +20,7 @@ import pyarrow as pa
 from recspect.diagnosis import source_arrow
 from recspect.diagnosis.batch import Batch
 from recspect.diagnosis.source import ROWS, Source, require_request
+from recspect.diagnosis.source_tables import TableSource
 from recspect.errors import DataError
 
 Opening = Callable[[], duckdb.DuckDBPyConnection]
@@ -70,7 +71,7 @@ def query(
 
 
 @dataclass(frozen=True)
-class Query(Source):
+class Query(TableSource):
     """A SELECT, run anew on a connection of its own for each pass.
 
     Args:
@@ -91,14 +92,6 @@ class Query(Source):
     def columns(self) -> tuple[str, ...]:
         return self.names
 
-    def batches(
-        self, columns: Sequence[str] | None = None, *, rows: int = ROWS, together: str | None = None
-    ) -> Iterator[Batch]:
-        wanted = require_request(self, columns, rows, together)
-        shown = wanted if columns is None else tuple(dict.fromkeys(columns))
-        return source_arrow.to_batches(self._tables(wanted, rows), shown=shown, rows=rows, together=together,
-                                       count=None, name=self.name)
-
     def frame(self) -> nw.LazyFrame[Any] | None:
         return source_arrow.as_lazy(_relation(self.opening(), self.sql, self.name))
 
@@ -114,10 +107,10 @@ class Query(Source):
     def count(self) -> int | None:
         return _count(_relation(self.opening(), self.sql, self.name))
 
-    def _tables(self, wanted: Sequence[str], rows: int) -> Iterator[pa.Table]:
+    def read_tables(self, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
         connection = self.opening()
         try:
-            yield from stream(_relation(connection, self.sql, self.name), wanted, rows)
+            yield from stream(_relation(connection, self.sql, self.name), columns, rows)
         except duckdb.Error as error:
             raise _refused(self.name, error) from error
         finally:

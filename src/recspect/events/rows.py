@@ -10,17 +10,15 @@ from typing import Any
 import narwhals as nw
 import pyarrow as pa
 
-from recspect.diagnosis import source_arrow
-from recspect.diagnosis.batch import Batch
-from recspect.diagnosis.source import ROWS, Source, require_request
 from recspect.diagnosis.source_query import literal, quoted
+from recspect.diagnosis.source_tables import TableSource
 from recspect.errors import UsageError, listing
 from recspect.events.event import CONTROL, EventKind
 from recspect.events.store import EVENT_COLUMNS, EventStore, Window
 
 
 @dataclass(frozen=True)
-class EventRows(Source):
+class EventRows(TableSource):
     """Rows of a SELECT on a store, run anew for each pass.
 
     Args:
@@ -45,10 +43,8 @@ class EventRows(Source):
         chosen = ", ".join(quoted(name) for name in wanted)
         return self.store.select(f"SELECT {chosen} FROM ({self.sql}) AS chosen", pa.schema([self.schema.field(name) for name in wanted]))  # noqa: S608 - quoted
 
-    def batches(self, columns: Sequence[str] | None = None, *, rows: int = ROWS, together: str | None = None) -> Iterator[Batch]:
-        wanted = require_request(self, columns, rows, together)
-        shown = wanted if columns is None else tuple(dict.fromkeys(columns))
-        return source_arrow.to_batches(self.tables(wanted), shown=shown, rows=rows, together=together, count=None, name=self.name)
+    def read_tables(self, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:  # noqa: ARG002 - a store gives as many at a time as it sees fit
+        return self.tables(columns)
 
     def frame(self) -> nw.LazyFrame[Any] | None:
         """None: a lazy frame would hold the store's file open for as long as anybody holds the frame, and erasing could not go on."""

@@ -76,6 +76,11 @@ class BaselineProbe(Probe):
         return {f"@{name}": column for name, column in self.baselines.columns(batch).items()}
 
 
+def labelled(rows: Batch, schema: Schema) -> Batch:
+    """The rows with `@label` and `@cluster`, whether or not they have scores."""
+    return rows.with_columns(dict(StandardProbe(schema.with_roles(score=None), has_score=False).observe(rows)))
+
+
 def standard_probes(schema: Schema, columns: Sequence[str], *, score_from_table: bool, other_score: str = "") -> list[Probe]:
     """The probes that every table gets.
 

@@ -16,6 +16,7 @@ from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.finding import Finding
 from recspect.diagnosis.jackknife import estimate_of_mean, t_quantile
 from recspect.errors import DataError, Unavailable
+from recspect.examining.tables import labelled
 from recspect.schema import Schema
 
 Floats = NDArray[np.float64]
@@ -103,13 +104,6 @@ def beats_constant(rows: Batch, schema: Schema, arm: Arm, *, level: float) -> Es
     return estimate_of_mean(gains / unit_of_quality(table, binary=binary), table.buckets("@cluster", BUCKETS), unit="better than a constant, share of its loss", level=level)
 
 
-def labelled(rows: Batch, schema: Schema) -> Batch:
-    """The rows with @label and @cluster."""
-    from recspect.examining.tables import StandardProbe
-
-    return rows.with_columns(dict(StandardProbe(schema.with_roles(score=None), has_score=False).observe(rows)))
-
-
 def unit_of_quality(table: Batch, *, binary: bool) -> float:
     """The loss of a constant: the entropy of the rate, or the variance of grades.
 
@@ -137,4 +131,4 @@ def _sound(scores: Any, rows: int, *, binary: bool) -> Floats:
     return found
 
 
-__all__ = ["Arm", "PairedFigure", "Trained", "beats_constant", "labelled", "over_seeds", "paired_figures", "unit_of_quality"]
+__all__ = ["Arm", "PairedFigure", "Trained", "beats_constant", "over_seeds", "paired_figures", "unit_of_quality"]

@@ -19,7 +19,7 @@ from recspect.optimising.arms import Trained
 from recspect.optimising.holdout import Ledger
 from recspect.optimising.parts import Parts
 from recspect.optimising.proposing import propose
-from recspect.optimising.proving import Terms, Trial, prove
+from recspect.optimising.proving import FEWEST_SEEDS, Terms, Trial, prove
 from recspect.optimising.recipe import Changes, Recipe
 from recspect.optimising.remedy import Facts, Proposal
 from recspect.optimising.trainings import OutOfTime, Trainings
@@ -129,8 +129,7 @@ def optimise_recipe(recipe: Recipe, tables: tuple[Batch, Batch, Batch], settings
     """
     settings = settings or Settings()
     require_writable(folder, folder=True)
-    seeds = (settings.terms or Terms(seeds=tuple(range(recipe.config.seed, recipe.config.seed + 5)))).seeds
-    terms = settings.terms or Terms(seeds=seeds)
+    terms = settings.terms or Terms(seeds=tuple(range(recipe.config.seed, recipe.config.seed + FEWEST_SEEDS)))
     parts = Parts.cut(tables, recipe.schema, proof=proof, share=settings.proof_share)
     trainings = Trainings(folder, parts, recipe.schema, sample_rows=settings.sample_rows, say=say, progress=progress,
                           deadline=None if settings.minutes is None else time.monotonic() + 60 * settings.minutes)

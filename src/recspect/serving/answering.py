@@ -278,8 +278,8 @@ def interleaved(one: Answer, other: Answer, asked: Asked) -> tuple[str, Answer]:
     shown, teams = team_draft(list(lists[0]), list(lists[1]), asked.k, np.random.default_rng(asked.seed))
     places = tuple(replace(lists[team][str(item)], rank=rank, propensity=None, model=(one, other)[team].model) for rank, (item, team) in enumerate(zip(shown, teams, strict=True), 1))
     trace = None if one.trace is None else {"first": one.trace, "second": other.trace}
-    return "interleaved", replace(one, places=places, model=f"{one.model}+{other.model}", notes=(*one.notes, *(note for note in other.notes if note not in one.notes)),
-                                  degraded=(*one.degraded, *(what for what in other.degraded if what not in one.degraded)), trace=trace)
+    return "interleaved", replace(one, places=places, model=f"{one.model}+{other.model}", notes=tuple(dict.fromkeys((*one.notes, *other.notes))),
+                                  degraded=tuple(dict.fromkeys((*one.degraded, *other.degraded))), trace=trace)
 
 
 def now_in(recommender: Recommender, microseconds: int) -> int:

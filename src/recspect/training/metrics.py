@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from recspect.diagnosis.ranks import auc_of_counts
+
 Floats = NDArray[np.float64]
 
 
@@ -15,15 +17,10 @@ def auc(label: Floats, score: Floats) -> float:
         label: 0 or 1, shape (rows,).
         score: Any increasing function of the probability, shape (rows,).
     """
-    positives = label.sum()
-    negatives = len(label) - positives
-    if positives == 0 or negatives == 0:
-        return float("nan")
     values, place = np.unique(score, return_inverse=True)
     positive = np.bincount(place, weights=label, minlength=len(values))
     negative = np.bincount(place, weights=1 - label, minlength=len(values))
-    below = np.cumsum(negative) - negative
-    return float((positive * (below + negative / 2)).sum() / (positives * negatives))
+    return auc_of_counts(positive, negative)
 
 
 def log_loss(label: Floats, logit: Floats) -> float:

@@ -14,7 +14,7 @@ from recspect.compressing.measuring import Judged
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.jackknife import estimate_of_mean
 from recspect.errors import RunError
-from recspect.examining.tables import StandardProbe
+from recspect.examining.tables import labelled
 from recspect.training.predict import raw_outputs
 from recspect.training.rows import Tables
 from recspect.training.run import Run
@@ -115,12 +115,12 @@ def judge(tuning: Tuning, trials: Sequence[Trial], tables: Tables) -> tuple[Tuni
     schema, binary = tuning.schema, tuning.schema.label.kind == "binary"
     rows = tables.test
     outputs = {number: raw_outputs(each.model, each.transform.transform(rows)) for number, each in fitted.items()}
-    standard = rows.with_columns(dict(StandardProbe(schema.with_roles(score=None), has_score=False).observe(rows)))
+    standard = labelled(rows, schema)
     label, bucket = standard.numbers("@label"), standard.buckets("@cluster", BUCKETS)
     losses = {number: np.logaddexp(0, z) - label * z if binary else (z - label) ** 2 for number, z in outputs.items()}
     loss = estimate_of_mean(losses[0] - losses[best.number], bucket, unit="nats of log loss" if binary else "squared error", level=level)
     if binary:
-        judged = Judged(rows, fitted[0])
+        judged = Judged(rows, schema, outputs[0])
         gain = judged.difference(outputs[best.number], level=level)
         quality = (judged.auc + gain.value, judged.auc)
     else:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recspect.diagnosis.batch import Batch
+from recspect.diagnosis.ranks import auc_of_counts
 from recspect.diagnosis.stat import Stat, Summary, Weights
 from recspect.diagnosis.stats.counting import weight_sums
 from recspect.diagnosis.stats.crosstab import sums_of_others, target_auc
@@ -73,9 +74,7 @@ class BinnedLabelSummary(Summary):
     @property
     def auc(self) -> float:
         """P(value of a positive > of a negative) + P(equal bin) / 2 over rows with a value; NaN with one class only."""
-        pairs = self.positives.sum() * self.negatives.sum()
-        below = np.cumsum(self.negatives) - self.negatives
-        return float((self.positives * (below + self.negatives / 2)).sum() / pairs) if pairs else np.nan
+        return auc_of_counts(self.positives, self.negatives)
 
     @property
     def rate_auc(self) -> float:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recspect.diagnosis.batch import Batch
+from recspect.diagnosis.ranks import auc_of_counts
 from recspect.diagnosis.stat import Stat, Summary, Weights, require_numbers
 from recspect.diagnosis.stats.counting import weight_sums
 from recspect.diagnosis.stats.crosstab import sums_of_others
@@ -82,11 +83,7 @@ class ScoreLabelSummary(Summary):
     @property
     def auc(self) -> float:
         """P(score of a positive > of a negative) + P(equal) / 2; NaN with one class only. Exact up to `auc_error`."""
-        pairs = self.positive * (self.count - self.positive)
-        if not pairs:
-            return np.nan
-        below = np.cumsum(self.negatives) - self.negatives
-        return float((self.positives * (below + self.negatives / 2)).sum() / pairs)
+        return auc_of_counts(self.positives, self.negatives)
 
     @property
     def auc_error(self) -> float:

@@ -12,6 +12,7 @@ from recspect.diagnosis.diagnostics.policy import between, percent, require_clas
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.evidence import Curve, Line, RankedTable
 from recspect.diagnosis.finding import Finding, Place, Remedy, Verdict
+from recspect.diagnosis.ranks import auc_of_counts
 from recspect.diagnosis.stat import Bucketed, jackknife
 from recspect.diagnosis.stats.score_label import ScoreLabel, ScoreLabelSummary
 from recspect.diagnosis.tally import Tally
@@ -146,5 +147,4 @@ def _auc(sides: list[ScoreLabelSummary], share: float) -> float:
     present, missing = sides
     positives = (1 - share) * present.positives + share * missing.positives
     negatives = (1 - share) * present.negatives + share * missing.negatives
-    below = np.cumsum(negatives) - negatives / 2
-    return float((positives * below).sum() / (positives.sum() * negatives.sum()))
+    return auc_of_counts(positives, negatives)

@@ -13,7 +13,7 @@ from recspect.diagnosis.diagnostics.predictions.groups import (
     is_enough,
     none_is_large_enough,
     others_of,
-    user_fields,
+    required_group_stats,
 )
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.evidence import Bars, RankedTable
@@ -22,7 +22,6 @@ from recspect.diagnosis.jackknife import BucketedSummary, jackknife, t_quantile
 from recspect.diagnosis.multiplicity import Check
 from recspect.diagnosis.stats.score_label import ScoreLabelSummary
 from recspect.diagnosis.tally import Tally
-from recspect.errors import Unavailable
 
 WARN, FAIL = 0.02, 0.05
 SHOWN = 5
@@ -66,12 +65,7 @@ class GroupGap(NullCalibrated):
 
     def needs(self, scope: Scope) -> Needs:
         """Scores against the label per category of every field that describes the user, of training rows too where they are scored."""
-        scope.require_binary()
-        scope.require_target("@score", "@label", "@cluster")
-        fields = user_fields(scope)
-        if not fields:
-            raise Unavailable("no categorical field of the schema describes the user", hint="declare one: side = 'user' in the field of the schema")
-        stats = [group_stat(name, scope) for name in fields]
+        stats = required_group_stats(scope)
         return Needs.of(target=stats, reference=[stat for stat in stats if {"@score", "@label", "@cluster", stat.by} <= scope.reference])
 
     def measure(self, target: Tally, reference: Tally, scope: Scope) -> _Measured:

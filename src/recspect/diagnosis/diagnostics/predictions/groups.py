@@ -30,6 +30,20 @@ def group_stat(field: str, scope: Scope) -> Grouped:
     return Grouped(stat=scope.bucketed(ScoreLabel(detail=3)), by=field, capacity=GROUPS)
 
 
+def required_group_stats(scope: Scope) -> list[Grouped]:
+    """What is counted of each field that describes the user.
+
+    Raises:
+        Unavailable: Scores or 0/1 labels are missing, or no field describes the user.
+    """
+    scope.require_binary()
+    scope.require_target("@score", "@label", "@cluster")
+    fields = user_fields(scope)
+    if not fields:
+        raise Unavailable("no categorical field of the schema describes the user", hint="declare one: side = 'user' in the field of the schema")
+    return [group_stat(name, scope) for name in fields]
+
+
 def is_enough(part: BucketedSummary) -> bool:
     """Whether these rows can be ranked and say something about other users."""
     total = part.total

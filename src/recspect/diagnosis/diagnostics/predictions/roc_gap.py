@@ -13,18 +13,16 @@ from recspect.diagnosis.diagnostic import Diagnostic, Needs, Scope
 from recspect.diagnosis.diagnostics.policy import between, number, percent, plural
 from recspect.diagnosis.diagnostics.predictions.groups import (
     fields_of_groups,
-    group_stat,
     is_enough,
     none_is_large_enough,
     others_of,
-    user_fields,
+    required_group_stats,
 )
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.evidence import Curve, Line, RankedTable
 from recspect.diagnosis.finding import Finding, Place, Remedy, Verdict
 from recspect.diagnosis.jackknife import BucketedSummary, estimate_from, occupied
 from recspect.diagnosis.tally import Tally
-from recspect.errors import Unavailable
 
 WARN = 0.02
 CHANCE, DRAWS = 0.01, 4999
@@ -77,12 +75,7 @@ class RocGap(Diagnostic):
 
     def needs(self, scope: Scope) -> Needs:
         """Scores against the label per category of every field that describes the user."""
-        scope.require_binary()
-        scope.require_target("@score", "@label", "@cluster")
-        fields = user_fields(scope)
-        if not fields:
-            raise Unavailable("no categorical field of the schema describes the user", hint="declare one: side = 'user' in the field of the schema")
-        return Needs.of(target=[group_stat(name, scope) for name in fields])
+        return Needs.of(target=required_group_stats(scope))
 
     def judge(self, target: Tally, reference: Tally, scope: Scope) -> Iterator[Finding]:  # noqa: ARG002 - a question about one side
         """A finding for the group of each field whose curve crosses that of the others most, or one PASS."""

@@ -14,7 +14,7 @@ from recspect.diagnosis.diagnostics.policy import number, percent
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.evidence import Curve, Line
 from recspect.diagnosis.finding import Finding, Place, Remedy, Verdict
-from recspect.diagnosis.stats.series import Series
+from recspect.diagnosis.stats.series import Series, SeriesLine
 from recspect.diagnosis.tally import Tally
 from recspect.errors import Unavailable
 
@@ -56,6 +56,18 @@ class Anomalies:
         return Verdict.WARN if len(self.alone) or self.since is not None else Verdict.PASS
 
 
+def recorded_loss(target: Tally) -> SeriesLine:
+    """The training loss by step.
+
+    Raises:
+        Unavailable: None was recorded.
+    """
+    line: SeriesLine | None = target.get_summary(LOSS).line()
+    if line is None or not len(line.steps):
+        raise Unavailable("no training loss was recorded", hint="observer.record('loss/train', loss)")
+    return line
+
+
 class LossAnomaly(Diagnostic):
     """Did the training loss jump, rise, or become NaN?
 
@@ -72,9 +84,7 @@ class LossAnomaly(Diagnostic):
         return Needs.of(target=[LOSS])
 
     def judge(self, target: Tally, reference: Tally, scope: Scope) -> Iterator[Finding]:  # noqa: ARG002 - the interface's
-        line = target.get_summary(LOSS).line()
-        if line is None or not len(line.steps):
-            raise Unavailable("no training loss was recorded", hint="observer.record('loss/train', loss)")
+        line = recorded_loss(target)
         steps, losses = line.steps, line.values
         n = len(steps)
         broken = np.flatnonzero(~np.isfinite(losses))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from recspect.diagnosis.diagnostic import Diagnostic, Needs, Scope
 from recspect.diagnosis.diagnostics.policy import number, percent
-from recspect.diagnosis.diagnostics.training.loss_anomaly import FEWEST_STEPS, LOSS
+from recspect.diagnosis.diagnostics.training.loss_anomaly import FEWEST_STEPS, LOSS, recorded_loss
 from recspect.diagnosis.estimate import Estimate
 from recspect.diagnosis.evidence import Curve, Line
 from recspect.diagnosis.finding import Finding, Remedy, Verdict
@@ -47,9 +47,7 @@ class Plateau(Diagnostic):
         return Needs.of(target=[LOSS])
 
     def judge(self, target: Tally, reference: Tally, scope: Scope) -> Iterator[Finding]:  # noqa: ARG002 - the interface's
-        line = target.get_summary(LOSS).line()
-        if line is None or not len(line.steps):
-            raise Unavailable("no training loss was recorded", hint="observer.record('loss/train', loss)")
+        line = recorded_loss(target)
         steps, losses = line.steps.astype(np.float64), line.values
         if len(steps) < FEWEST_STEPS:
             raise Unavailable(f"only {len(steps)} steps were sampled, {FEWEST_STEPS} are needed", hint="observe more often (every=...)")
