@@ -62,7 +62,10 @@
         if (!head.textContent.trim()) return;
         const button = document.createElement("button");
         button.type = "button";
-        button.append(...head.childNodes);
+        if (head.querySelector("a")) { // a link stays one, and the button stands beside it
+          button.textContent = "↕";
+          button.setAttribute("aria-label", head.textContent.trim());
+        } else button.append(...head.childNodes);
         button.addEventListener("click", () => sort(table, at, button));
         head.append(button);
       });

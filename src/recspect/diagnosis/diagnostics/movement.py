@@ -23,6 +23,9 @@ from recspect.errors import Unavailable
 
 FEWEST, MOST = 4, 12
 """Blocks of training rows: as many rows each as are held out, but so many."""
+CLOCK_SIZE = 65_535
+"""Times that a sketch of them holds, so that blocks begin at the same rows whenever up to so many rows are examined, and beyond at rows that differ by
+hundredths of a percent: where a field jumps at the edge of a block, a few rows on its other side decide what is usual."""
 MARGIN = 0.05
 """Share of rows of one side that may lie on the wrong side in time: a few rows carry a wrong time."""
 
@@ -53,7 +56,7 @@ class Movement:
 def clocks(scope: Scope) -> list[Quantiles]:
     """The times of a side, where both sides have them; else nothing."""
     time = scope.schema.time
-    return [Quantiles(column=time)] if time is not None and time in scope.target and time in scope.reference else []
+    return [Quantiles(column=time, k=CLOCK_SIZE)] if time is not None and time in scope.target and time in scope.reference else []
 
 
 def blocks_of_training(target: Tally, reference: Tally, scope: Scope) -> tuple[Slice, ...]:
